@@ -1,0 +1,337 @@
+//! The channel to a worker: JSON lines over two FIFOs in a private folder of the call.
+//!
+//! FIFOs rather than inherited descriptors, because what a runtime opens by path is close-on-exec there: what the tool
+//! starts does not inherit the channel, and closing descriptors blindly does not redirect it.
+
+use std::{
+    fs,
+    future::Future,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use nix::{
+    fcntl::OFlag,
+    sys::stat::Mode,
+    unistd::{mkdtemp, mkfifo},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{net::unix::pipe, task::JoinHandle};
+use tool_sandbox::{LaunchError, LaunchStep};
+
+use crate::{
+    error::{ProtocolFault, ToolError},
+    events::{LogMessage, Progress},
+    lane::Lane,
+};
+
+/// The version of the protocol that is spoken here.
+pub(crate) const VERSION: u32 = 1;
+
+/// The variable that tells a worker where its channel is.
+pub(crate) const VARIABLE: &str = "RUN_TOOL_CHANNEL";
+
+/// The private folder with the FIFOs `call` and `reply`; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct ChannelFolder(PathBuf);
+
+impl ChannelFolder {
+    fn make(parent: &Path) -> Result<Self, LaunchError> {
+        // mkdtemp(3) makes it accessible to its owner alone. No `TempDir`: its clean-up needs a free descriptor.
+        mkdtemp(&parent.join("run-tool-XXXXXX")).map(Self).map_err(|errno| {
+            LaunchError::new(LaunchStep::Channel, parent.display().to_string(), errno)
+                .hint("the engine's temporary folder must exist, be writable and have room")
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ChannelFolder {
+    fn drop(&mut self) {
+        for name in ["call", "reply"] {
+            // It may never have been made.
+            let _ = fs::remove_file(self.0.join(name));
+        }
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "a channel's folder could not be removed; remove it by hand");
+        }
+    }
+}
+
+/// The engine's ends of a new channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) folder: ChannelFolder,
+    pub(crate) call: OwnedFd,
+    pub(crate) reply: OwnedFd,
+}
+
+impl Channel {
+    /// Makes one below `parent`. Blocks for as long as the file system takes.
+    pub(crate) fn make(parent: &Path) -> Result<Self, LaunchError> {
+        let folder = ChannelFolder::make(parent)?;
+        let open = |name: &str, write: bool| {
+            let path = folder.path().join(name);
+            let fail = |error: std::io::Error| {
+                LaunchError::new(LaunchStep::Channel, path.display().to_string(), error)
+            };
+            mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| fail(errno.into()))?;
+            // Non-blocking, so that it does not wait for the worker; for reading and writing where it is written to,
+            // because opening a FIFO for writing alone fails as long as nobody reads (fifo(7)).
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(write)
+                .custom_flags(OFlag::O_NONBLOCK.bits())
+                .open(&path);
+            file.map(OwnedFd::from).map_err(fail)
+        };
+        let reply = open("reply", false)?;
+        let call = open("call", true)?;
+        Ok(Self { folder, call, reply })
+    }
+}
+
+/// The one line that the worker is sent.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename = "call")]
+pub(crate) struct CallLine<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) tool: &'a str,
+    pub(crate) input: &'a Value,
+    pub(crate) config: &'a Value,
+}
+
+/// What a worker says.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Message {
+    Hello { protocol: u32 },
+    Ready,
+    Progress(Progress),
+    Log(LogMessage),
+    Result { value: Value },
+    Error(ToolError),
+}
+
+/// What reading the channel came to.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Message(Message),
+    /// A line that is no message.
+    Garbage,
+    Fault(ProtocolFault),
+    /// No writer is left, and everything was read.
+    End,
+}
+
+/// The reading side of a channel.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pipe: pipe::Receiver,
+    /// What was read and is not a whole line yet, or not yet looked at.
+    unread: BytesMut,
+    /// How much of it is known to contain no line end.
+    searched: usize,
+    max_line: u64,
+    /// A long line is parsed off the runtime's own threads.
+    parsing: Option<JoinHandle<Option<Message>>>,
+    lane: Lane,
+    /// The beginning of the first line that was no message.
+    pub(crate) first_garbage: String,
+    at_end: bool,
+}
+
+/// Above this many bytes, parsing a line takes longer (about 0.2 ms) than handing it to another thread.
+const LONG_LINE: usize = 64 << 10;
+
+impl Reply {
+    pub(crate) fn new(pipe: pipe::Receiver, max_line: u64, lane: Lane) -> Self {
+        Self {
+            pipe,
+            unread: BytesMut::new(),
+            searched: 0,
+            max_line,
+            parsing: None,
+            lane,
+            first_garbage: String::new(),
+            at_end: false,
+        }
+    }
+
+    /// The next thing received. Cancel-safe: what was read stays.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        loop {
+            if let Some(received) = ready!(self.poll_buffered(cx)) {
+                return Poll::Ready(received);
+            }
+            if self.at_end {
+                return Poll::Ready(Received::End);
+            }
+            match ready!(self.pipe.poll_read_ready(cx)) {
+                Ok(()) => {
+                    self.unread.reserve(LONG_LINE);
+                    match self.pipe.try_read_buf(&mut self.unread) {
+                        Ok(0) => self.at_end = true,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(error) => self.broken(&error),
+                    }
+                }
+                Err(error) => self.broken(&error),
+            }
+        }
+    }
+
+    /// Reads everything that was written before now: for when the worker is dead, or is about to be declared so.
+    pub(crate) fn read_rest(&mut self) {
+        // A worker that writes on and on is not followed for longer than its longest line.
+        let most = self.max_line + 1;
+        let mut chunk = [0; 16 << 10];
+        while !self.at_end && self.unread.len() as u64 <= most {
+            match rustix::io::read(&self.pipe, &mut chunk) {
+                Ok(0) => self.at_end = true,
+                Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// What can be told from what has been read already; `None` when that is nothing.
+    pub(crate) fn poll_buffered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
+        loop {
+            if let Some(job) = &mut self.parsing {
+                let parsed = ready!(Pin::new(job).poll(cx));
+                self.parsing = None;
+                // A job that did not finish means that the runtime shuts down, and this execution with it.
+                return Poll::Ready(Some(parsed.ok().flatten().map_or(Received::Garbage, Received::Message)));
+            }
+            let Some(line) = self.next_line() else {
+                let too_long = self.unread.len() as u64 > self.max_line;
+                return Poll::Ready(too_long.then_some(Received::Fault(ProtocolFault::TooLong)));
+            };
+            if line.len() as u64 > self.max_line {
+                return Poll::Ready(Some(Received::Fault(ProtocolFault::TooLong)));
+            }
+            if line.len() > LONG_LINE {
+                self.remember_if_garbage(&line);
+                self.parsing = Some(self.lane.spawn(move || parse(&line)));
+                continue;
+            }
+            return Poll::Ready(Some(match parse(&line) {
+                Some(message) => Received::Message(message),
+                None => {
+                    self.remember_if_garbage(&line);
+                    Received::Garbage
+                }
+            }));
+        }
+    }
+
+    fn next_line(&mut self) -> Option<Bytes> {
+        match memchr::memchr(b'\n', &self.unread[self.searched..]) {
+            Some(offset) => {
+                let line = self.unread.split_to(self.searched + offset + 1).freeze();
+                self.searched = 0;
+                Some(line.slice(..line.len() - 1))
+            }
+            None => {
+                self.searched = self.unread.len();
+                None
+            }
+        }
+    }
+
+    fn remember_if_garbage(&mut self, line: &[u8]) {
+        const EXCERPT: usize = 200;
+        if self.first_garbage.is_empty() && !line.starts_with(b"{\"type\":") {
+            self.first_garbage = String::from_utf8_lossy(&line[..line.len().min(EXCERPT)]).into_owned();
+        }
+    }
+
+    fn broken(&mut self, error: &std::io::Error) {
+        tracing::warn!(%error, "reading a worker's channel failed; it is taken for closed");
+        self.at_end = true;
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Message> {
+    serde_json::from_slice(line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    async fn receive(reply: &mut Reply) -> Received {
+        std::future::poll_fn(|cx| reply.poll(cx)).await
+    }
+
+    fn reply(max_line: u64) -> (std::io::PipeWriter, Reply) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let lane = Lane::new(tokio::runtime::Handle::current(), tokio_util::task::TaskTracker::new());
+        (writer, Reply::new(pipe::Receiver::from_owned_fd(reader.into()).unwrap(), max_line, lane))
+    }
+
+    #[tokio::test]
+    async fn messages_between_garbage_are_found() {
+        let (mut writer, mut reply) = reply(1 << 20);
+        writer
+            .write_all(
+                b"oops\n\n{\"type\":\"ready\"}\n{\"type\":\"nonsense\"}\n{\"type\":\"result\",\"value\":[1]}",
+            )
+            .unwrap();
+        assert!(matches!(receive(&mut reply).await, Received::Garbage));
+        assert!(matches!(receive(&mut reply).await, Received::Garbage));
+        assert!(matches!(receive(&mut reply).await, Received::Message(Message::Ready)));
+        assert!(matches!(receive(&mut reply).await, Received::Garbage));
+        assert_eq!(reply.first_garbage, "oops");
+        writer.write_all(b"\n").unwrap();
+        drop(writer);
+        assert!(
+            matches!(receive(&mut reply).await, Received::Message(Message::Result { value }) if value == serde_json::json!([1]))
+        );
+        assert!(matches!(receive(&mut reply).await, Received::End));
+        assert!(matches!(receive(&mut reply).await, Received::End));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_a_fault_before_it_ends() {
+        let (mut writer, mut reply) = reply(10);
+        writer.write_all(&[b'x'; 12]).unwrap();
+        assert!(matches!(receive(&mut reply).await, Received::Fault(ProtocolFault::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn a_long_line_is_parsed_elsewhere_and_arrives_whole() {
+        let (mut writer, mut reply) = reply(1 << 30);
+        let text = "x".repeat(3 << 20);
+        let line = format!("{{\"type\":\"result\",\"value\":\"{text}\"}}\n");
+        let writing = reply.lane.spawn(move || writer.write_all(line.as_bytes()));
+        assert!(
+            matches!(receive(&mut reply).await, Received::Message(Message::Result { value }) if value == text)
+        );
+        writing.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_channels_folder_is_private_and_goes_with_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let channel = Channel::make(parent.path()).unwrap();
+        let path = channel.folder.path().to_owned();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        drop(channel);
+        assert!(!path.exists());
+        let error = Channel::make(Path::new("/nonexistent")).unwrap_err();
+        assert_eq!((error.step, error.source.raw_os_error()), (LaunchStep::Channel, Some(2)));
+    }
+}

@@ -1,0 +1,65 @@
+//! A call in, a process, one truthful outcome out.
+//!
+//! An [`Engine`] runs [`Call`]s. Each is an [`Execution`]: a process of its own, started fresh, watched by one task,
+//! killed with what it started, and resolved to a [`Report`] or an [`ExecutionError`] once nothing of it is left.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tool_engine::{Call, Engine, ErrorKind, EventKind};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::builder().build()?;
+//! let call = Call::command(["sh", "-c", "echo working; sleep 100"]).timeout(Duration::from_millis(200));
+//! let run = engine.start(call);
+//! let mut events = run.events();
+//! let show = async {
+//!     while let Some(event) = events.next().await {
+//!         if let EventKind::Stdout(chunk) = event.kind { assert_eq!(&chunk.0[..], b"working\n") }
+//!     }
+//! };
+//! let (end, ()) = tokio::join!(run, show);
+//! let error = end.unwrap_err();
+//! assert!(matches!(error.kind(), ErrorKind::Timeout { .. }));
+//! assert_eq!(&error.report().stdout.bytes()[..], b"working\n");
+//! engine.shutdown(Duration::from_secs(5)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The library prints nothing, reads no environment variable, and knows no runtime: what a tool *is* comes from a
+//! [`Catalog`].
+
+mod call;
+mod cancel;
+mod capture;
+mod channel;
+mod engine;
+pub mod environment;
+mod error;
+mod events;
+mod execution;
+mod janitor;
+mod lane;
+mod life;
+mod limits;
+mod outcome;
+mod plan;
+mod queue;
+mod report;
+mod start;
+mod streams;
+mod sweep;
+
+pub use call::{Call, Stdin, Target};
+pub use cancel::Cancellation;
+pub use capture::{Captured, Encoding};
+pub use engine::{BuildError, Engine, EngineBuilder};
+pub use error::{CancelSource, Clock, ErrorKind, ExecutionError, Limit, ProtocolFault, ToolError, ToolPhase};
+pub use events::{Chunk, Event, EventKind, Events, LogMessage, Progress};
+pub use execution::{Canceler, Execution, ExecutionId};
+pub use limits::{AfterExit, Limits, Overflow};
+pub use plan::{Catalog, Plan, Protocol};
+pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
+pub use tokio_util::sync::CancellationToken;
+pub use tool_sandbox::{Enforced, ExitStatus, LaunchStep, Launcher, Level, ProcessGroups, Residue};

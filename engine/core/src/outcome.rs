@@ -1,0 +1,106 @@
+//! From what happened to what it is called, in one place.
+
+use serde_json::Value;
+use tool_sandbox::ExitStatus;
+
+use crate::{
+    cancel::Cancellation,
+    capture::Captured,
+    error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError},
+    lane::Lane,
+    limits::Settled,
+    plan::Protocol,
+    report::Stream,
+    start::stdio_value,
+    streams::Finish,
+};
+
+/// Why a run ended. Decided once, before anything is signalled.
+#[derive(Debug)]
+pub(crate) enum Cause {
+    /// The process ended by itself.
+    Exited,
+    /// The worker gave the tool's result, or its error.
+    Result(Result<Value, ToolError>),
+    Canceled(Cancellation),
+    Timeout(Clock),
+    Overflow(Stream),
+    Fault(ProtocolFault),
+    /// Somebody else reaped the process.
+    Lost,
+}
+
+impl Cause {
+    /// Whether it ended by itself, so that what it left behind may have its time.
+    pub(crate) fn is_natural(&self) -> bool {
+        matches!(self, Cause::Exited | Cause::Result(_) | Cause::Lost)
+    }
+}
+
+impl From<Finish> for Cause {
+    fn from(finish: Finish) -> Self {
+        match finish {
+            Finish::Result(result) => Cause::Result(result),
+            Finish::Fault(fault) => Cause::Fault(fault),
+            Finish::Overflow(stream) => Cause::Overflow(stream),
+        }
+    }
+}
+
+/// Everything that an outcome is judged on.
+pub(crate) struct Evidence<'a> {
+    pub(crate) cause: Cause,
+    pub(crate) exit: Option<ExitStatus>,
+    pub(crate) protocol: &'a Protocol,
+    pub(crate) limits: &'a Settled,
+    pub(crate) stdout: &'a Captured,
+    pub(crate) first_garbage: String,
+    pub(crate) lane: &'a Lane,
+}
+
+/// The one outcome: a value (which a plain command does not have), or why there is none.
+pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, ErrorKind> {
+    let Evidence { cause, exit, protocol, limits, stdout, first_garbage, lane } = evidence;
+    match (cause, exit) {
+        (Cause::Canceled(cancellation), _) => Err(cancellation.into()),
+        (Cause::Timeout(clock), _) => Err(ErrorKind::Timeout {
+            clock,
+            after: match clock {
+                Clock::Wall => limits.timeout,
+                Clock::Idle => limits.idle_timeout.unwrap_or_default(),
+            },
+        }),
+        (Cause::Overflow(stream), _) => Err(ErrorKind::Limit {
+            limit: Limit::Output {
+                stream,
+                bytes: match stream {
+                    Stream::Stdout => limits.stdout,
+                    Stream::Stderr => limits.stderr,
+                },
+            },
+        }),
+        (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
+        (Cause::Result(Ok(value)), _) => Ok(Some(value)),
+        (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(error)),
+        (Cause::Lost, _) | (Cause::Exited, None) => Err(ErrorKind::Lost {
+            reason: "something else in this program reaped the child; do not wait for children you did not start, and \
+                     leave SIGCHLD at its default"
+                .into(),
+        }),
+        (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
+            Protocol::ExitCode => Ok(None),
+            Protocol::Stdio if stdout.dropped() > 0 => Err(ErrorKind::Limit {
+                limit: Limit::Output { stream: Stream::Stdout, bytes: limits.stdout },
+            }),
+            Protocol::Stdio => {
+                let output = stdout.bytes();
+                let parsed = lane.spawn(move || stdio_value(&output)).await;
+                parsed.map(Some).map_err(|_| ErrorKind::Lost { reason: "reading the result was interrupted".into() })
+            }
+            Protocol::Channel { .. } => {
+                Err(ErrorKind::Protocol { fault: ProtocolFault::NoResult, excerpt: first_garbage })
+            }
+        },
+        (Cause::Exited, Some(status)) => Err(ErrorKind::Process { status }),
+    }
+}

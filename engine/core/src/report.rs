@@ -1,0 +1,215 @@
+//! What is known of an execution when it has ended.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tool_sandbox::{Enforced, ExitStatus, Residue};
+
+use crate::{
+    capture::Captured,
+    error::{ErrorKind, ExecutionError},
+    execution::ExecutionId,
+};
+
+/// One of a process's output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl std::fmt::Display for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        })
+    }
+}
+
+/// What is known of an execution, however it ended.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Report {
+    /// The execution's id (a UUIDv7, RFC 9562).
+    pub id: ExecutionId,
+    /// The tool's name, or the command that was run.
+    pub tool: String,
+    /// The tool's result. `None` for a plain command, and when there is none.
+    pub value: Option<Value>,
+    /// How the process ended; `None` when none was started, its status is lost, or it could not be reaped in time.
+    pub exit: Option<ExitStatus>,
+    /// What it wrote to standard output.
+    pub stdout: Captured,
+    /// What it wrote to standard error.
+    pub stderr: Captured,
+    /// How long each phase took.
+    pub timings: Timings,
+    /// What it used.
+    pub usage: Usage,
+    /// What was enforced; `None` when nothing was started.
+    pub enforced: Option<Enforced>,
+    /// What still ran when the tool had ended, and was killed.
+    pub residue: Vec<Residue>,
+    /// Somebody out of reach still held the tool's stdout or stderr when we stopped listening, so that there may have
+    /// been more to come.
+    pub pipe_held: bool,
+    /// The process had been killed but had not died when the time for that was over; it is reaped in the background.
+    pub kill_pending: bool,
+    /// Lines on the worker's channel that were no message, or came after the result, and were thrown away.
+    pub discarded_messages: u64,
+}
+
+impl Report {
+    pub(crate) fn new(id: ExecutionId, tool: String) -> Self {
+        Self {
+            id,
+            tool,
+            value: None,
+            exit: None,
+            stdout: Captured::default(),
+            stderr: Captured::default(),
+            timings: Timings::default(),
+            usage: Usage::default(),
+            enforced: None,
+            residue: Vec::new(),
+            pipe_held: false,
+            kill_pending: false,
+            discarded_messages: 0,
+        }
+    }
+}
+
+/// How long each phase of an execution took. What it never reached is zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Timings {
+    /// Waiting for its turn.
+    #[serde(rename = "queued_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub queued: Duration,
+    /// From then until the program was executed.
+    #[serde(rename = "starting_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub starting: Duration,
+    /// From then until it ended, gave its result, or was stopped.
+    #[serde(rename = "running_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub running: Duration,
+    /// From then until SIGKILL: the grace after SIGTERM, or what [`AfterExit`](crate::AfterExit) allows.
+    #[serde(rename = "stopping_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub stopping: Duration,
+    /// From then until output was at its end and the process reaped.
+    #[serde(rename = "draining_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub draining: Duration,
+    /// All of it.
+    #[serde(rename = "total_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub total: Duration,
+}
+
+/// What an execution used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Usage {
+    /// From exec until the process was reaped.
+    #[serde(rename = "wall_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub wall: Duration,
+    /// CPU time in user mode. Without a cgroup: of the leader and the descendants that it waited for.
+    #[serde(rename = "cpu_user_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub cpu_user: Duration,
+    /// CPU time in the kernel, of the same processes.
+    #[serde(rename = "cpu_system_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub cpu_system: Duration,
+    /// Without a cgroup: the largest resident set that one of these processes had, in bytes. `None` when it is below
+    /// `peak_memory_at_most` and the kernel cannot say by how much.
+    pub peak_memory: Option<u64>,
+    /// A bound on the peak memory that always holds, in bytes. It cannot be below the engine's own at the time of the
+    /// start, where a process's mark begins.
+    pub peak_memory_at_most: u64,
+    /// Bytes handed to the tool: standard input that we wrote (a file passed on is not counted), and the input on the
+    /// worker's channel.
+    pub bytes_in: u64,
+    /// Bytes of standard output and standard error.
+    pub bytes_out: u64,
+}
+
+/// One ending, as every surface shows it: [`ReportDocument::new`] makes it from what an
+/// [`Execution`](crate::Execution) resolves to.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "run-tool report")]
+pub struct ReportDocument<'a> {
+    /// The version of this format.
+    pub version: u32,
+    /// `ok`, or the kind of the error.
+    pub outcome: &'a str,
+    /// Why it did not succeed; `null` when it did.
+    pub error: Option<ErrorDocument<'a>>,
+    /// What is known.
+    #[serde(flatten)]
+    pub report: &'a Report,
+}
+
+/// An error and its words.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ErrorDocument<'a> {
+    /// The kind and its facts.
+    #[serde(flatten)]
+    pub kind: &'a ErrorKind,
+    /// In a sentence: what, where, and what to do.
+    pub description: String,
+    /// Whether the same call may well succeed when it is made again.
+    pub retryable: bool,
+}
+
+impl<'a> ReportDocument<'a> {
+    /// The document of an ending.
+    pub fn new(end: &'a Result<Report, ExecutionError>) -> Self {
+        let (report, error) = match end {
+            Ok(report) => (report, None),
+            Err(error) => (error.report(), Some(error.kind())),
+        };
+        Self {
+            version: 1,
+            outcome: error.map_or("ok", ErrorKind::name),
+            error: error.map(|kind| ErrorDocument {
+                kind,
+                description: kind.to_string(),
+                retryable: kind.is_retryable(),
+            }),
+            report,
+        }
+    }
+
+    /// The JSON Schema (2020-12) of the document.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(ReportDocument<'static>)
+    }
+}
+
+/// A duration as milliseconds, with the microseconds behind the point.
+pub(crate) mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        // Rounded to whole microseconds first, so that no 0.30000000000000004 gets out.
+        serializer.serialize_f64(time.as_micros() as f64 / 1000.0)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let time = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(time / 1000.0).map_err(serde::de::Error::custom)
+    }
+}

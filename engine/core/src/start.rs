@@ -1,0 +1,255 @@
+//! From a call to a started process: everything that may block, in one piece of work off the runtime's own threads.
+
+use std::{
+    ffi::OsString, io::IsTerminal, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::net::unix::pipe;
+use tool_sandbox::{Enforced, LaunchError, LaunchSpec, LaunchStep, Launcher};
+
+use crate::{
+    call::{Call, Stdin, Target},
+    channel::{self, CallLine, Channel, ChannelFolder, Reply},
+    environment,
+    error::{ErrorKind, invalid},
+    events::EventLog,
+    execution::ExecutionId,
+    janitor::{Janitor, Leader},
+    lane::Lane,
+    limits::{Limits, Overflow, Settled},
+    plan::{Catalog, Plan, Protocol},
+    report::Stream,
+    streams::{Input, Output, Streams},
+};
+
+/// What the engine lends to every start.
+#[derive(Debug, Clone)]
+pub(crate) struct Starter {
+    pub(crate) catalog: Option<Arc<dyn Catalog>>,
+    pub(crate) launcher: Arc<dyn Launcher>,
+    pub(crate) janitor: Janitor,
+    pub(crate) limits: Limits,
+    pub(crate) max_timeout: Duration,
+    pub(crate) temp_dir: PathBuf,
+}
+
+/// A started process whose pipes are not watched yet. Dropping it kills the process and leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct Started {
+    leader: Leader,
+    exit: OwnedFd,
+    stdin: Option<(OwnedFd, Bytes)>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    channel: Option<(Channel, Bytes)>,
+    protocol: Protocol,
+    limits: Settled,
+    enforced: Enforced,
+}
+
+/// A process and its pipes, watched by the event loop.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) leader: Leader,
+    pub(crate) exit: pipe::Receiver,
+    pub(crate) streams: Streams,
+    pub(crate) folder: Option<ChannelFolder>,
+    pub(crate) protocol: Protocol,
+    pub(crate) limits: Settled,
+    pub(crate) enforced: Enforced,
+}
+
+impl Starter {
+    /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind.
+    pub(crate) fn start(&self, id: ExecutionId, call: Call) -> Result<Started, ErrorKind> {
+        let enforced = self.launcher.enforced();
+        if enforced.level < call.least_level {
+            return Err(ErrorKind::Sandbox {
+                missing: format!(
+                    "the call demands {}, this engine offers {}",
+                    call.least_level, enforced.level
+                ),
+                hint: "accept a lower level, or run it where more can be enforced".into(),
+            });
+        }
+        let plan = self.resolve(&call)?;
+        let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(self.max_timeout)?;
+        check_words(&plan)?;
+        let mut env = environment::assemble(&plan.env, &call.env)?;
+
+        let feed = feed(id, &call, &plan, &limits)?;
+        let mut channel = None;
+        let (stdin, bytes) = match feed {
+            Feed::Nothing => (tool_sandbox::Stdin::Null, Bytes::new()),
+            Feed::Fd => match call.stdin {
+                Stdin::Fd(fd) => (tool_sandbox::Stdin::Fd(fd), Bytes::new()),
+                Stdin::Null | Stdin::Bytes(_) => (tool_sandbox::Stdin::Null, Bytes::new()),
+            },
+            Feed::Stdin(bytes) => (tool_sandbox::Stdin::Pipe, bytes),
+            Feed::Channel(line) => {
+                let made = Channel::make(&self.temp_dir)?;
+                env.push((channel::VARIABLE.into(), made.folder.path().into()));
+                channel = Some((made, line));
+                (tool_sandbox::Stdin::Null, Bytes::new())
+            }
+        };
+        let launched = self.launcher.launch(LaunchSpec {
+            execution: id.to_string(),
+            program: plan.program,
+            args: plan.args,
+            env,
+            workdir: call.workdir.or(plan.workdir),
+            stdin,
+        })?;
+        Ok(Started {
+            leader: Leader::new(launched.process, self.janitor.clone()),
+            exit: launched.exit,
+            stdin: launched.stdin.map(|pipe| (pipe, bytes)),
+            stdout: launched.stdout,
+            stderr: launched.stderr,
+            channel,
+            protocol: plan.protocol,
+            limits,
+            enforced: launched.enforced,
+        })
+    }
+
+    fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind> {
+        match (&call.target, &self.catalog) {
+            (Target::Command(words), _) => {
+                let mut words = words.iter().cloned();
+                let mut plan = Plan::new(words.next().unwrap_or_default(), Protocol::ExitCode);
+                plan.args = words.collect();
+                Ok(plan)
+            }
+            (Target::Tool(_), Some(catalog)) => catalog.resolve(call),
+            (Target::Tool(name), None) => Err(invalid(
+                format!("tool {name:?}"),
+                "this engine knows no tools",
+                "give it a catalog with `Engine::builder().catalog(…)`",
+            )),
+        }
+    }
+}
+
+fn check_words(plan: &Plan) -> Result<(), ErrorKind> {
+    let has_nul = |word: &OsString| word.as_bytes().contains(&0);
+    if has_nul(&plan.program) || plan.args.iter().any(has_nul) {
+        return Err(invalid(
+            "command",
+            "a word contains a NUL byte, which no program can be given",
+            "pass such data on stdin",
+        ));
+    }
+    Ok(())
+}
+
+/// By which way the input gets in.
+enum Feed {
+    Nothing,
+    Fd,
+    Stdin(Bytes),
+    Channel(Bytes),
+}
+
+fn feed(id: ExecutionId, call: &Call, plan: &Plan, limits: &Settled) -> Result<Feed, ErrorKind> {
+    let feed = match (&plan.protocol, &call.stdin) {
+        (Protocol::ExitCode, Stdin::Null) => Feed::Nothing,
+        (Protocol::ExitCode, Stdin::Bytes(bytes)) => Feed::Stdin(bytes.clone()),
+        (Protocol::ExitCode, Stdin::Fd(fd)) if fd.is_terminal() => {
+            return Err(invalid(
+                "stdin",
+                "it is a terminal, which is never handed to a tool",
+                "pass a file or a pipe",
+            ));
+        }
+        (Protocol::ExitCode, Stdin::Fd(_)) => Feed::Fd,
+        (Protocol::Stdio, Stdin::Null) => Feed::Stdin(to_json(&call.input)?.into()),
+        (Protocol::Channel { config }, Stdin::Null) => {
+            let tool = call.label();
+            let line = CallLine { id: &id.to_string(), tool: &tool, input: &call.input, config };
+            let mut line = to_json(&line)?;
+            line.push(b'\n');
+            Feed::Channel(line.into())
+        }
+        (Protocol::Stdio | Protocol::Channel { .. }, Stdin::Bytes(_) | Stdin::Fd(_)) => {
+            return Err(invalid(
+                "stdin",
+                "a tool gets its input as JSON",
+                "put the data into the tool's input",
+            ));
+        }
+    };
+    if let Feed::Channel(bytes) = &feed
+        && bytes.len() as u64 > limits.message
+    {
+        return Err(invalid(
+            "input",
+            format!("it takes {} bytes as JSON, and a message may have {}", bytes.len(), limits.message),
+            "hand over the name of a file, or raise `Limits::message`",
+        ));
+    }
+    Ok(feed)
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, ErrorKind> {
+    serde_json::to_vec(value).map_err(|error| {
+        invalid("input", format!("it cannot be written as JSON: {error}"), "change the input")
+    })
+}
+
+impl Started {
+    /// Hands the descriptors to the event loop. Must be called on the runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses to watch one more; the process is then killed and reaped by the janitor.
+    pub(crate) fn watch(self, log: &Arc<EventLog>, lane: &Lane) -> Result<Watched, ErrorKind> {
+        let refused =
+            |error: std::io::Error| ErrorKind::from(LaunchError::new(LaunchStep::Register, "epoll", error));
+        let fail_after = |cap| (self.limits.overflow == Overflow::Fail).then_some(cap);
+        let stdout = pipe::Receiver::from_owned_fd(self.stdout).map_err(refused)?;
+        let stderr = pipe::Receiver::from_owned_fd(self.stderr).map_err(refused)?;
+        let stdin = match self.stdin {
+            // Nothing to write: dropping our end tells the tool so.
+            Some((_, bytes)) if bytes.is_empty() => None,
+            Some((pipe, bytes)) => {
+                Some(Input::new(pipe::Sender::from_owned_fd(pipe).map_err(refused)?, bytes))
+            }
+            None => None,
+        };
+        let mut streams = Streams::new(
+            Output::new(Stream::Stdout, stdout, self.limits.stdout, fail_after(self.limits.stdout)),
+            Output::new(Stream::Stderr, stderr, self.limits.stderr, fail_after(self.limits.stderr)),
+            stdin,
+            Arc::clone(log),
+        );
+        let mut folder = None;
+        if let Some((channel, line)) = self.channel {
+            let reply = pipe::Receiver::from_owned_fd(channel.reply).map_err(refused)?;
+            let call = pipe::Sender::from_owned_fd(channel.call).map_err(refused)?;
+            streams = streams
+                .with_channel(Reply::new(reply, self.limits.message, lane.clone()), Input::new(call, line));
+            folder = Some(channel.folder);
+        }
+        // Not a pipe, but all that is asked of it is when it is readable.
+        let exit = pipe::Receiver::from_owned_fd_unchecked(self.exit).map_err(refused)?;
+        Ok(Watched {
+            leader: self.leader,
+            exit,
+            streams,
+            folder,
+            protocol: self.protocol,
+            limits: self.limits,
+            enforced: self.enforced,
+        })
+    }
+}
+
+/// Parses what a [`Protocol::Stdio`] tool wrote: JSON where it is that, text otherwise.
+pub(crate) fn stdio_value(output: &[u8]) -> Value {
+    serde_json::from_slice(output)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(output).into_owned()))
+}

@@ -1,0 +1,376 @@
+//! The pipes of one execution, pumped as one: whoever is ready gets one read or write, in turn, so that a flood on one
+//! stream starves no other. Every step is one readiness and one synchronous read or write, so nothing is lost when a
+//! step is dropped half-way. Nothing here waits for a consumer (but see [`Call::back_pressure`](crate::Call::back_pressure)).
+
+use std::{
+    io::ErrorKind::WouldBlock,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::{fs::fstat, io::Errno, pipe::fcntl_getpipe_size};
+use serde_json::Value;
+use tokio::net::unix::pipe;
+
+use crate::{
+    capture::{Capture, Captured},
+    channel::{self, Message, Received, Reply},
+    error::{ProtocolFault, ToolError},
+    events::{Chunk, EventKind, EventLog},
+    report::Stream,
+};
+
+/// How much is read at once: what a pipe holds by default (pipe(7)).
+const CHUNK: usize = 64 << 10;
+
+/// What a step came to.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    /// The tool gave a sign of life: output, progress, or a message.
+    pub(crate) activity: bool,
+    /// The worker has opened its channel.
+    pub(crate) hello: bool,
+    /// Something ended the run.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// What a stream can end a run with.
+#[derive(Debug)]
+pub(crate) enum Finish {
+    Result(Result<Value, ToolError>),
+    Fault(ProtocolFault),
+    Overflow(Stream),
+}
+
+/// All pipes of one execution.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    stdin: Option<Input>,
+    channel: Option<WorkerChannel>,
+    log: Arc<EventLog>,
+    written: u64,
+}
+
+#[derive(Debug)]
+struct WorkerChannel {
+    reply: Reply,
+    /// Waits for the worker to be ready.
+    call: Option<Input>,
+    ready: bool,
+    finished: bool,
+    open: bool,
+    discarded: u64,
+}
+
+impl Streams {
+    pub(crate) fn new(stdout: Output, stderr: Output, stdin: Option<Input>, log: Arc<EventLog>) -> Self {
+        Self { stdout, stderr, stdin, channel: None, log, written: 0 }
+    }
+
+    pub(crate) fn with_channel(mut self, reply: Reply, call: Input) -> Self {
+        self.channel = Some(WorkerChannel {
+            reply,
+            call: Some(call),
+            ready: false,
+            finished: false,
+            open: true,
+            discarded: 0,
+        });
+        self
+    }
+
+    /// One step: resolves when something was moved. Never resolves when everything is closed. Cancel-safe.
+    pub(crate) async fn step(&mut self) -> Step {
+        std::future::poll_fn(|cx| self.poll_step(cx)).await
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let mut step = Step::default();
+        let mut moved = false;
+        if self.log.poll_room(cx).is_ready() {
+            for output in [&mut self.stdout, &mut self.stderr] {
+                if output.pipe.is_some()
+                    && let Poll::Ready(read) = output.poll(cx, &self.log)
+                {
+                    moved = true;
+                    step.activity |= read > 0;
+                    if output.overflowed() {
+                        step.finish = Some(Finish::Overflow(output.stream));
+                    }
+                }
+            }
+        }
+        if let Some(stdin) = &mut self.stdin
+            && let Poll::Ready(written) = stdin.poll(cx)
+        {
+            moved = true;
+            self.written += written;
+            if stdin.is_done() {
+                self.stdin = None;
+            }
+        }
+        if let Some(channel) = &mut self.channel {
+            moved |= channel.poll(cx, &self.log, &mut step, &mut self.written);
+        }
+        if moved { Poll::Ready(step) } else { Poll::Pending }
+    }
+
+    /// Whether the tool's output is at its end: nobody holds it any more and everything was read.
+    pub(crate) fn output_at_end(&self) -> bool {
+        self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+    }
+
+    /// Stops writing to the tool.
+    pub(crate) fn close_input(&mut self) {
+        self.stdin = None;
+        if let Some(channel) = &mut self.channel {
+            channel.call = None;
+        }
+    }
+
+    /// What the worker had said before now, if that ends the run: for when it has exited, or is about to be stopped. It
+    /// ended before we touched it if its result was on the way.
+    pub(crate) async fn last_words(&mut self) -> Option<Finish> {
+        let channel = self.channel.as_mut().filter(|channel| !channel.finished)?;
+        channel.reply.read_rest();
+        loop {
+            let received = std::future::poll_fn(|cx| channel.reply.poll_buffered(cx)).await?;
+            let mut step = Step::default();
+            channel.open = channel.take(received, &self.log, &mut step);
+            if step.finish.is_some() || !channel.open {
+                return step.finish;
+            }
+        }
+    }
+
+    /// Keeps what had arrived (at most a pipe full of each), and closes our ends. Whether somebody still held one.
+    pub(crate) fn close(&mut self) -> bool {
+        self.close_input();
+        if let Some(channel) = &mut self.channel {
+            channel.open = false;
+        }
+        let held = [&mut self.stdout, &mut self.stderr].map(|output| output.close(&self.log));
+        held.into_iter().any(|held| held)
+    }
+
+    /// The inodes of the pipes that the tool writes to.
+    pub(crate) fn output_inodes(&self) -> Vec<u64> {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .filter_map(|output| fstat(output.pipe.as_ref()?).ok())
+            .map(|stat| stat.st_ino)
+            .collect()
+    }
+
+    /// What was captured, and how many bytes went in, how many lines on the channel were thrown away, and the first.
+    pub(crate) fn finish(self) -> Finished {
+        let (discarded, first_garbage) = self
+            .channel
+            .map_or((0, String::new()), |channel| (channel.discarded, channel.reply.first_garbage));
+        Finished {
+            stdout: self.stdout.capture.finish(),
+            stderr: self.stderr.capture.finish(),
+            written: self.written,
+            discarded,
+            first_garbage,
+        }
+    }
+}
+
+/// What is left of the streams when they are closed.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) stdout: Captured,
+    pub(crate) stderr: Captured,
+    pub(crate) written: u64,
+    pub(crate) discarded: u64,
+    pub(crate) first_garbage: String,
+}
+
+/// The reading side of stdout or stderr.
+#[derive(Debug)]
+pub(crate) struct Output {
+    stream: Stream,
+    /// `None` when it is at its end, or was closed.
+    pipe: Option<pipe::Receiver>,
+    /// Room to read into, made when there is something to read. What is read is shared, not copied.
+    room: BytesMut,
+    capture: Capture,
+    /// The bytes after which the call ends.
+    fail_after: Option<u64>,
+}
+
+impl Output {
+    /// `keep`: the bytes to capture. `fail_after`: the bytes after which the call ends.
+    pub(crate) fn new(stream: Stream, pipe: pipe::Receiver, keep: u64, fail_after: Option<u64>) -> Self {
+        Self { stream, pipe: Some(pipe), room: BytesMut::new(), capture: Capture::new(keep), fail_after }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
+        loop {
+            let Some(pipe) = &self.pipe else { return Poll::Pending };
+            let read = match std::task::ready!(pipe.poll_read_ready(cx)) {
+                Ok(()) => {
+                    if self.room.capacity() < CHUNK / 4 {
+                        self.room = BytesMut::with_capacity(CHUNK);
+                    }
+                    pipe.try_read_buf(&mut self.room)
+                }
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(0) => self.pipe = None,
+                Ok(read) => {
+                    self.keep(log);
+                    return Poll::Ready(read as u64);
+                }
+                Err(error) if error.kind() == WouldBlock => continue,
+                Err(error) => {
+                    tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
+                    self.pipe = None;
+                }
+            }
+            return Poll::Ready(0);
+        }
+    }
+
+    fn keep(&mut self, log: &EventLog) {
+        let chunk: Bytes = self.room.split().freeze();
+        self.capture.push(chunk.clone());
+        log.append(match self.stream {
+            Stream::Stdout => EventKind::Stdout(Chunk(chunk)),
+            Stream::Stderr => EventKind::Stderr(Chunk(chunk)),
+        });
+    }
+
+    fn overflowed(&self) -> bool {
+        self.fail_after.is_some_and(|limit| self.capture.total() > limit)
+    }
+
+    /// Reads what is there, at most what the pipe can hold, without asking the event loop, and closes. Whether somebody
+    /// still held the other end.
+    fn close(&mut self, log: &EventLog) -> bool {
+        let Some(pipe) = self.pipe.take() else { return false };
+        let mut left = fcntl_getpipe_size(&pipe).unwrap_or(CHUNK);
+        loop {
+            self.room.resize(left.min(CHUNK), 0);
+            match rustix::io::read(&pipe, &mut self.room[..]) {
+                Ok(0) => return false,
+                Ok(read) => {
+                    self.room.truncate(read);
+                    self.keep(log);
+                    left -= read;
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return true,
+            }
+            if left == 0 {
+                return true;
+            }
+        }
+    }
+}
+
+/// The writing side of stdin, or of a worker's channel.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pipe: pipe::Sender,
+    data: Bytes,
+}
+
+impl Input {
+    pub(crate) fn new(pipe: pipe::Sender, data: Bytes) -> Self {
+        Self { pipe, data }
+    }
+
+    fn is_done(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// That the tool does not want its input is no error: then there is nothing left to write.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
+        if self.data.is_empty() {
+            return Poll::Ready(0);
+        }
+        loop {
+            let written = match std::task::ready!(self.pipe.poll_write_ready(cx)) {
+                Ok(()) => self.pipe.try_write(&self.data),
+                Err(error) => Err(error),
+            };
+            match written {
+                Ok(written) => {
+                    self.data.advance(written);
+                    return Poll::Ready(written as u64);
+                }
+                Err(error) if error.kind() == WouldBlock => {}
+                Err(_) => {
+                    self.data.clear();
+                    return Poll::Ready(0);
+                }
+            }
+        }
+    }
+}
+
+impl WorkerChannel {
+    /// Whether anything was moved.
+    fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog, step: &mut Step, bytes_in: &mut u64) -> bool {
+        let mut moved = false;
+        if self.ready
+            && let Some(call) = &mut self.call
+            && let Poll::Ready(written) = call.poll(cx)
+        {
+            moved = true;
+            *bytes_in += written;
+            if call.is_done() {
+                self.call = None;
+            }
+        }
+        if self.open
+            && let Poll::Ready(received) = self.reply.poll(cx)
+        {
+            moved = true;
+            self.open = self.take(received, log, step);
+        }
+        moved
+    }
+
+    /// Acts on what was received. Whether there can be more.
+    fn take(&mut self, received: Received, log: &EventLog, step: &mut Step) -> bool {
+        let message = match received {
+            Received::Message(message) => message,
+            Received::Garbage => {
+                self.discarded += 1;
+                return true;
+            }
+            Received::Fault(fault) => {
+                if !self.finished {
+                    step.finish = Some(Finish::Fault(fault));
+                }
+                self.finished = true;
+                return false;
+            }
+            Received::End => return false,
+        };
+        step.activity = true;
+        match message {
+            Message::Log(message) => log.append(EventKind::Log(message)),
+            _ if self.finished => self.discarded += 1,
+            Message::Hello { protocol } => {
+                step.hello = true;
+                if protocol != channel::VERSION {
+                    step.finish = Some(Finish::Fault(ProtocolFault::Version));
+                }
+            }
+            Message::Ready => self.ready = true,
+            Message::Progress(progress) => log.append(EventKind::Progress(progress)),
+            Message::Result { value } => step.finish = Some(Finish::Result(Ok(value))),
+            Message::Error(error) => step.finish = Some(Finish::Result(Err(error))),
+        }
+        self.finished |= step.finish.is_some();
+        true
+    }
+}

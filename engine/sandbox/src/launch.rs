@@ -1,0 +1,214 @@
+//! The seam between the life of an execution and how its process is contained.
+
+use std::{ffi::OsString, fmt::Debug, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    level::Enforced,
+    residue::{ScanTarget, Straggler},
+};
+
+/// Where the process reads its standard input from. A terminal is never passed in.
+#[derive(Debug)]
+pub enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// A new pipe, whose write end is handed back in [`Launched::stdin`].
+    Pipe,
+    /// This open file or pipe, as it is.
+    Fd(OwnedFd),
+}
+
+/// One process to start: everything made concrete.
+#[derive(Debug)]
+pub struct LaunchSpec {
+    /// The id of the execution. Given to the process as [`EXECUTION_VARIABLE`](crate::EXECUTION_VARIABLE).
+    pub execution: String,
+    /// A path, or a bare name that is looked up in the `PATH` of [`env`](Self::env). A relative path is relative to
+    /// [`workdir`](Self::workdir).
+    pub program: OsString,
+    /// The arguments after the program's own name.
+    pub args: Vec<OsString>,
+    /// The whole environment; nothing is inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working folder; the caller's own when `None`.
+    pub workdir: Option<PathBuf>,
+    /// Standard input.
+    pub stdin: Stdin,
+}
+
+/// A started process and our ends of its pipes. All of them are close-on-exec and in blocking mode.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process, which the caller now owns until it is reaped.
+    pub process: Box<dyn Process>,
+    /// Becomes readable when the leader has exited, and stays so. There is nothing to read from it.
+    pub exit: OwnedFd,
+    /// The write end of standard input, with [`Stdin::Pipe`].
+    pub stdin: Option<OwnedFd>,
+    /// The read end of standard output.
+    pub stdout: OwnedFd,
+    /// The read end of standard error.
+    pub stderr: OwnedFd,
+    /// What is enforced on it.
+    pub enforced: Enforced,
+}
+
+/// Starts processes at one [`Level`](crate::Level). Its calls may block for as long as the kernel takes to load a
+/// program (for ever, from a dead network mount): keep them off an async runtime's own threads.
+pub trait Launcher: Send + Sync + Debug {
+    /// What a process started here will have enforced on it.
+    fn enforced(&self) -> Enforced;
+
+    /// Starts a process. When this returns an error, nothing was left behind.
+    fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
+
+    /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within
+    /// `bound` (what was not looked at by then is missing from the answer).
+    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>>;
+}
+
+/// A started process, not yet reaped: as long as this value exists its process id names that process and no other.
+///
+/// Whoever drops it before [`reap`](Self::reap) answered leaves a zombie behind; the engine hands it to its janitor.
+pub trait Process: Send + Sync + Debug {
+    /// The process id, as the caller sees it.
+    fn id(&self) -> u32;
+
+    /// Whether the leader has exited. Never reaps, never blocks.
+    ///
+    /// # Errors
+    /// `ECHILD` when somebody else reaped it: then its status is lost.
+    fn has_exited(&self) -> io::Result<bool>;
+
+    /// Asks leader and descendants to end: SIGTERM, then SIGCONT so that a stopped one can. Never blocks.
+    fn terminate(&self);
+
+    /// SIGKILL to everything this level reaches, leader included. Never blocks; nothing after
+    /// [`reap`](Self::reap) has answered.
+    fn kill(&self);
+
+    /// Whether something besides the leader may be alive within the reach of [`kill`](Self::kill). `true` when that
+    /// cannot be told cheaply; a zombie that its new parent has not reaped counts. Never blocks. Only meaningful after
+    /// the leader has exited.
+    fn others_may_be_alive(&self) -> bool;
+
+    /// What to look for in [`Launcher::stragglers`], given the inodes of the pipes whose write ends it was given.
+    fn scan_target(&self, pipes: Vec<u64>) -> ScanTarget;
+
+    /// Reaps the leader if it has exited: its status and what it used. Never blocks.
+    ///
+    /// # Errors
+    /// `ECHILD` when somebody else reaped it.
+    fn reap(&mut self) -> io::Result<Option<Exit>>;
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It called `exit` with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// Whether this is exit code 0.
+    pub fn success(self) -> bool {
+        self == ExitStatus::Code(0)
+    }
+}
+
+/// What the kernel says a process used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in user mode: the leader and those descendants that it waited for (`getrusage(2)`).
+    pub cpu_user: Duration,
+    /// CPU time in the kernel, of the same processes.
+    pub cpu_system: Duration,
+    /// The largest resident set that one of these processes had, in bytes. `None` when it is below
+    /// [`peak_memory_at_most`](Self::peak_memory_at_most) and the kernel cannot say by how much.
+    pub peak_memory: Option<u64>,
+    /// A bound that always holds: when a process starts another without copying itself (vfork, posix_spawn), the new
+    /// one's mark begins at the resident set of the one that started it.
+    pub peak_memory_at_most: u64,
+}
+
+/// A reaped process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// The step of a launch that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LaunchStep {
+    /// Making the private folder with the worker's channel.
+    Channel,
+    /// Opening the working folder.
+    Workdir,
+    /// Looking the program up.
+    Lookup,
+    /// Making the pipes.
+    Pipe,
+    /// Making the process.
+    Fork,
+    /// Loading the program.
+    Exec,
+    /// Opening the handle by which the process is watched.
+    Pidfd,
+    /// Handing our ends of the pipes to the event loop.
+    Register,
+}
+
+impl std::fmt::Display for LaunchStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LaunchStep::Channel => "making the private folder of the worker's channel",
+            LaunchStep::Workdir => "entering the working folder",
+            LaunchStep::Lookup => "looking up the program",
+            LaunchStep::Pipe => "making the pipes",
+            LaunchStep::Fork => "making the process",
+            LaunchStep::Exec => "executing the program",
+            LaunchStep::Pidfd => "opening a handle to the process",
+            LaunchStep::Register => "watching the pipes",
+        })
+    }
+}
+
+/// Nothing was started: which step failed, on what, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {subject:?}: {source}")]
+pub struct LaunchError {
+    /// The step that failed.
+    pub step: LaunchStep,
+    /// The path or name it failed on.
+    pub subject: String,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+    /// What the caller can do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+impl LaunchError {
+    /// An error without a hint.
+    pub fn new(step: LaunchStep, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { step, subject: subject.into(), source: source.into(), hint: None }
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,48 @@
+//! How much of a policy a machine can enforce.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How much of a policy is enforced by the kernel, from nothing to everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// A process group of its own and a clean environment. The tool can read, write and connect to what its user can,
+    /// and a descendant that leaves the group is found only by the pipes it holds or the environment it inherited.
+    None,
+    /// Landlock, seccomp, a process group, and a subreaper that sweeps up what left the group.
+    Basic,
+    /// A cgroup and Landlock and seccomp, without user namespaces.
+    NoNamespaces,
+    /// Namespaces, Landlock and seccomp, without a cgroup: limits are per process.
+    NoCgroup,
+    /// Namespaces, a cgroup, Landlock and seccomp.
+    Full,
+}
+
+impl Level {
+    /// The level as a number, 0 (nothing) to 4 (everything).
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = match self {
+            Level::None => "process group only",
+            Level::Basic => "Landlock, seccomp and process group",
+            Level::NoNamespaces => "cgroup, Landlock and seccomp, no namespaces",
+            Level::NoCgroup => "namespaces, Landlock and seccomp, no cgroup",
+            Level::Full => "namespaces, cgroup, Landlock and seccomp",
+        };
+        write!(f, "level {} ({words})", self.number())
+    }
+}
+
+/// What was really enforced on an execution; part of every report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Enforced {
+    /// The level the execution ran at.
+    pub level: Level,
+}

@@ -1,0 +1,20 @@
+//! Starts the process of one tool call, watches it, kills it with everything it started, and reaps it.
+//!
+//! There is no async runtime in here: what may block says so, and what must be awaited is handed out as a file
+//! descriptor ([`Launched::exit`]). How much of a call is contained depends on the [`Level`]; [`ProcessGroups`] is the
+//! launcher for [`Level::None`].
+
+mod launch;
+mod level;
+mod process_group;
+mod procfs;
+mod program;
+mod residue;
+mod wait;
+
+pub use launch::{
+    Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Process, Stdin, Usage,
+};
+pub use level::{Enforced, Level};
+pub use process_group::ProcessGroups;
+pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, scan};
