@@ -311,7 +311,9 @@ impl From<LaunchError> for ErrorKind {
 fn describe_exit(status: ExitStatus) -> String {
     match status {
         ExitStatus::Code(code) => format!("exited with code {code}"),
-        ExitStatus::Signal(number) => format!("killed by {} from outside", signal_name(number)),
+        ExitStatus::Signal(number) => {
+            format!("killed by {}, which the engine did not send", signal_name(number))
+        }
     }
 }
 

@@ -1,0 +1,129 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use run_tool::AfterExit;
+
+use crate::{exit_code, values};
+
+/// Runs the tools of AI agents: each call in a fresh process that cannot outlive it and ends in one truthful outcome.
+#[derive(Debug, Parser)]
+#[command(name = "run-tool", version, after_help = exit_code::TABLE, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a tool: a function exported by a TypeScript or JavaScript file
+    ///
+    /// The function gets the input and a context (`id`, `config`, `workdir`, `signal`, `progress()`, `log()`); what it
+    /// returns is printed as JSON. What the tool itself prints goes to standard error.
+    #[command(after_help = exit_code::TABLE)]
+    Run(Run),
+    /// Run a command, its output passed through byte for byte
+    #[command(after_help = exit_code::TABLE)]
+    Exec(Exec),
+    /// Print the JSON Schema of the report that --json and --report write
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The file that exports the tool
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// Which of its exports is the tool [default: the default export, or the only function]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) export: Option<String>,
+
+    /// The input: JSON, @FILE to read it from a file, or - for standard input
+    #[arg(long, value_name = "JSON|@FILE|-", default_value = "null")]
+    pub(crate) input: String,
+
+    /// The Bun binary [default: node_modules/.bin/bun beside the tool or above it, then bun in PATH]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub(crate) bun: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+
+    /// What the command reads: a file, or - for our own standard input [default: ours, unless it is a terminal]
+    #[arg(long, value_name = "FILE|-", value_parser = values::stdin)]
+    pub(crate) stdin: Option<values::StdinFrom>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// How long it may run; none for no limit
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time_or_none)]
+    pub(crate) timeout: Duration,
+
+    /// How long it may run without output or progress [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    pub(crate) idle_timeout: Option<Duration>,
+
+    /// The time between SIGTERM and SIGKILL
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::time)]
+    pub(crate) kill_grace: Duration,
+
+    /// What happens to what it leaves running: kill it when its output has ended but after TIME at the latest
+    /// (linger:TIME), when its output has ended (wait), or at once (kill)
+    #[arg(long, value_name = "linger[:TIME]|wait|kill", default_value = "linger:200ms", value_parser = values::after_exit)]
+    pub(crate) after_exit: AfterExit,
+
+    /// Set a variable of its environment, which is otherwise clean
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::variable)]
+    pub(crate) env: Vec<(String, String)>,
+
+    /// Pass on a variable of our own environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pass_env: Vec<String>,
+
+    /// The folder it runs in [default: the current one]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) workdir: Option<PathBuf>,
+
+    /// How much of each output stream is kept for the report
+    #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = values::size)]
+    pub(crate) max_output: u64,
+
+    /// What happens past that: keep head and tail, or end the call
+    #[arg(long, value_name = "WHAT", default_value = "truncate")]
+    pub(crate) overflow: OnOverflow,
+
+    /// Print one report as JSON instead of anything else
+    #[arg(long, conflicts_with = "events")]
+    pub(crate) json: bool,
+
+    /// Print what happens as JSON lines, as it happens, instead of anything else
+    #[arg(long)]
+    pub(crate) events: bool,
+
+    /// Write the report as JSON to a file as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Say nothing of our own: no progress, no verdict
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOverflow {
+    Truncate,
+    Fail,
+}

@@ -1,0 +1,96 @@
+//! The script that a runtime starts, which loads the tool. It is carried inside the library and written to a folder
+//! named by its content, so that versions do not get into each other's way and a second engine finds it there.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::geteuid;
+
+/// For bun, and every other runtime that runs JavaScript.
+pub(crate) const JAVASCRIPT: Worker =
+    Worker { name: "worker.mjs", source: include_str!("../workers/worker.mjs") };
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Worker {
+    name: &'static str,
+    source: &'static str,
+}
+
+impl Worker {
+    /// Where it is, below `parent`; written if it is not there yet. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written, or somebody else could change it there.
+    pub(crate) fn install(&self, parent: &Path) -> io::Result<PathBuf> {
+        let mut hasher = DefaultHasher::new();
+        self.source.hash(&mut hasher);
+        // One a user, so that users of a shared /tmp do not trip over each other.
+        let ours = parent.join(format!("run-tool-workers-{}", geteuid()));
+        let folder = ours.join(format!("{:016x}", hasher.finish()));
+        let path = folder.join(self.name);
+        make_private(&ours)?;
+        make_private(&folder)?;
+        if fs::read(&path).is_ok_and(|content| content == self.source.as_bytes()) {
+            return Ok(path);
+        }
+        // Renamed into place, so that nobody ever loads half of it.
+        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+        file.write_all(self.source.as_bytes())?;
+        file.persist(&path).map_err(|error| error.error)?;
+        Ok(path)
+    }
+}
+
+/// A folder that only we can write to. What is there already must be such a one.
+fn make_private(folder: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = fs::symlink_metadata(folder)?;
+    if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("{} is there, but it is not a folder that only we can write to", folder.display()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn it_is_written_once_and_mended_when_it_was_changed() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = JAVASCRIPT.install(parent.path()).unwrap();
+        let written = path.metadata().unwrap().ino();
+        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap(), path);
+        assert_eq!(path.metadata().unwrap().ino(), written);
+        fs::write(&path, "changed").unwrap();
+        JAVASCRIPT.install(parent.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), JAVASCRIPT.source);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_folder_that_others_can_change_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let ours = parent.path().join(format!("run-tool-workers-{}", geteuid()));
+        symlink("/tmp", &ours).unwrap();
+        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        fs::remove_file(&ours).unwrap();
+        fs::create_dir(&ours).unwrap();
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}

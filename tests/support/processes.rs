@@ -1,0 +1,88 @@
+//! Looking for processes in `/proc`.
+
+use std::{collections::BTreeMap, fs};
+
+use tool_engine::ExecutionId;
+
+/// The variable by which every process of an execution is known.
+const VARIABLE: &str = "RUN_TOOL_EXECUTION";
+
+/// A process, as `/proc/PID/stat` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: char,
+    group: i32,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (before, after) = text.rsplit_once(')')?;
+        let mut fields = after.split_ascii_whitespace();
+        Some(Self {
+            name: before.split_once('(')?.1.to_owned(),
+            state: fields.next()?.chars().next()?,
+            group: fields.nth(1)?.parse().ok()?,
+        })
+    }
+
+    /// A zombie is dead: whether and when it is reaped is its parent's affair.
+    fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn living() -> impl Iterator<Item = (u32, Stat)> {
+    all().filter_map(|pid| Some((pid, Stat::of(pid)?))).filter(|(_, stat)| stat.is_alive())
+}
+
+/// Whether this process runs; a zombie does not.
+pub fn is_alive(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.is_alive())
+}
+
+/// The living processes of the machine that belong to this execution, by their environment, as `pid name`.
+pub fn alive(execution: ExecutionId) -> Vec<String> {
+    let line = format!("{VARIABLE}={execution}");
+    living()
+        .filter(|(pid, _)| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry == line.as_bytes())
+        })
+        .map(|(pid, stat)| format!("{pid} {}", stat.name))
+        .collect()
+}
+
+/// The living processes of this process group, as `pid name`.
+pub fn group_alive(group: u32) -> Vec<String> {
+    living()
+        .filter(|(_, stat)| i64::from(stat.group) == i64::from(group))
+        .map(|(pid, stat)| format!("{pid} {}", stat.name))
+        .collect()
+}
+
+/// This process's own children, zombies included: pid to `name (state)`.
+pub fn children() -> BTreeMap<u32, String> {
+    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    let lists =
+        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<u32> = lists
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    pids.into_iter()
+        .map(|pid| {
+            let what = Stat::of(pid).map_or_else(
+                || "gone while it was looked at".to_owned(),
+                |stat| format!("{} ({})", stat.name, stat.state),
+            );
+            (pid, what)
+        })
+        .collect()
+}
