@@ -1,7 +1,9 @@
 // The worker for JavaScript and TypeScript tools: loads one tool, answers one call, exits.
 //
-//   bun  --no-env-file --config=/dev/null --no-install --tsconfig-override=/dev/null  worker.mjs TOOL [EXPORT]
-//   node --no-global-search-paths --experimental-detect-module                        worker.mjs TOOL [EXPORT]
+//   bun --no-env-file --config=/dev/null --no-install --tsconfig-override=/dev/null worker.mjs TOOL [EXPORT]
+//   node --no-global-search-paths --experimental-detect-module --disable-warning=MODULE_TYPELESS_PACKAGE_JSON \
+//     worker.mjs TOOL [EXPORT]
+//   deno run --no-prompt --no-config --no-lock --unstable-detect-cjs … worker.mjs TOOL [EXPORT]
 //
 // Bun's flags, each against something in the working folder that would run, or change what runs: .env files,
 // bunfig.toml (preload, define), imports fetched from the registry, a tsconfig.json or jsconfig.json whose `paths`
@@ -10,13 +12,13 @@
 //
 // It speaks JSON lines with the engine over two FIFOs in the folder $RUN_TOOL_CHANNEL:
 //
-//   ← {"type":"hello","protocol":1,"runtime":"bun","version":"1.4.5"}      both FIFOs are open; the tool is loaded next
+//   ← {"type":"hello","protocol":1,"runtime":"bun","version":"1.4.5"}    both FIFOs are open, the tool is loaded next
 //   ← {"type":"ready"}
-//   → {"type":"call","id":…,"tool":…,"input":…,"config":…}                 on `call`; everything else is on `reply`
-//   ← {"type":"progress","fraction":0.4,"message":"…","data":…}            any number; each field is optional
+//   → {"type":"call","id":…,"tool":…,"input":…,"config":…}               on `call`; all the others are on `reply`
+//   ← {"type":"progress","fraction":0.4,"message":"…","data":…}          any number; each field is optional
 //   ← {"type":"log","level":"debug|info|warn|error","message":"…","data":…}
-//   ← {"type":"result","value":…}                                          the last line; then exit code 0
-//   ← {"type":"error","phase":"load|run|result","name":…,"message":…,"stack":…,"data":…}      or this; then exit code 1
+//   ← {"type":"result","value":…}                                        the last line, exit code 0; or this, with 1:
+//   ← {"type":"error","phase":"load|run|result","name":…,"message":…,"stack":…,"data":…}
 //
 // stdout and stderr are the tool's own. What it printed is in the pipes before the last line is sent.
 
@@ -24,7 +26,9 @@
 const { stringify, parse } = JSON;
 const { apply } = Reflect;
 const { wait } = Atomics;
-const { Error, Promise, String, setTimeout, setImmediate, performance, Bun } = globalThis;
+const { Bun, Error, Promise, String, process, setImmediate, setTimeout } = globalThis;
+const { now } = Date;
+const nap = Bun?.sleep;
 const { exit, reallyExit, getBuiltinModule, versions } = process;
 const race = Promise.race.bind(Promise);
 const allSettled = Promise.allSettled.bind(Promise);
@@ -32,14 +36,16 @@ const replace = Function.prototype.call.bind(String.prototype.replace);
 const tagOf = Function.prototype.call.bind(Object.prototype.toString);
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 const decode = TextDecoder.prototype.decode.bind(new TextDecoder());
-const builtin = (name) => apply(getBuiltinModule, process, [name]);
+const builtin = getBuiltinModule
+  ? (name) => apply(getBuiltinModule, process, [name])
+  : (await import("node:module")).createRequire(import.meta.url); // node before 20.16
 
 // ------------------------------------------------------------------------------------------------------ system calls
 
 // node:fs takes Bun 3 ms to load, a third of a cold start; libc's own calls take 0.3 ms. They serve the normal course
 // only: what is unusual (no glibc, any error) is left to node:fs, which knows about errno.
 const libc = Bun ? loadLibc() : undefined;
-let fs = libc ? undefined : await import("node:fs");
+let fs;
 const nodeFs = () => (fs ??= builtin("node:fs"));
 
 function loadLibc() {
@@ -67,9 +73,13 @@ function read(fd, bytes) {
   return count >= 0 ? count : nodeFs().readSync(fd, bytes);
 }
 
+// Deno's writeSync writes until all is written, and does not tell how much that was when it fails on the way. What fits
+// into PIPE_BUF is written as a whole or not at all.
+const MOST_AT_ONCE = versions.deno ? 4096 : 1 << 30;
+
 function writeAll(fd, bytes) {
   for (let sent = 0; sent < bytes.length; ) {
-    const rest = sent === 0 ? bytes : bytes.subarray(sent);
+    const rest = bytes.subarray(sent, sent + MOST_AT_ONCE);
     const count = libc ? libc.write(fd, rest, rest.length) : -1;
     try {
       sent += count >= 0 ? count : nodeFs().writeSync(fd, rest);
@@ -108,7 +118,7 @@ function send(json) {
   writeAll(replyFd, encode(`${json}\n`));
 }
 
-/** The next line, read blockingly: that is faster, and node's process.exit hangs while an asynchronous read is pending. */
+/** The next line, read blockingly: that is faster, and node's process.exit hangs on a pending asynchronous read. */
 function readLine(fd) {
   let bytes = new Uint8Array(65536);
   for (let length = 0; ; ) {
@@ -210,7 +220,7 @@ function describe(thrown, walk = { values: 0, path: [] }) {
     message: text(attempt(() => String(thrown.message))) ?? "",
     stack: text(attempt(() => stackOf(thrown))),
     data: within(thrown, walk, () => {
-      const data = members(thrown, walk, (key) => key !== "name" && key !== "message" && key !== "stack");
+      const data = members(thrown, walk, (key) => !["name", "message", "stack", "cause"].includes(key));
       const cause = attempt(() => thrown.cause);
       if (cause !== undefined) data.cause = describe(cause, walk);
       const errors = attempt(() => thrown.errors);
@@ -307,9 +317,10 @@ function search(module, name) {
   const key = name ?? (functions.includes("default") ? "default" : only);
   if (functions.includes(key)) return { run: exported[key], owner: ownerOf(exported[key], inner, key) };
 
-  const list = Object.keys(exported).map((key) => `${key} (${typeof exported[key]})`).join(", ") || "nothing";
   let problem = "it has to export one function, as default or by the name the tool declares";
-  if (name !== undefined) problem = name in exported ? `its export ${name} is not a function` : `it has no export ${name}`;
+  if (name !== undefined) problem = `it has no export ${name}`;
+  if (Object.hasOwn(exported, name)) problem = `its export ${name} is not a function`;
+  const list = Object.keys(exported).map((key) => `${key} (${typeof exported[key]})`).join(", ") || "nothing";
   const error = new Error(`${process.argv[2]} is not usable as a tool: ${problem}; it exports ${list}`);
   error.name = "LoadError";
   throw error;
@@ -322,13 +333,13 @@ function isGenerator(value) {
 
 /** Runs a generator to its end: what it yields is progress, what it returns is the value. */
 async function exhaust(generator) {
-  for (let since = performance.now(); ; ) {
+  for (let since = now(); ; ) {
     const { done, value } = await generator.next();
     if (done) return value;
-    progress(value);
-    if (performance.now() - since > 20) {
+    attempt(() => progress(value));
+    if (now() - since > 20) {
       await turn(); // a generator that never waits would not let the signal of a cancel through
-      since = performance.now();
+      since = now();
     }
   }
 }
@@ -358,41 +369,48 @@ function log(...args) {
   tell({ type: "log", level, message: typeof message === "string" ? message : describe(message).message, data });
 }
 
-/** Never fails the tool: what JSON cannot carry is left out. */
+/** What JSON cannot carry is left out. */
 function tell(message) {
   if (stage !== "run") return;
   const errors = (_key, value) => (value instanceof Error ? describe(value) : value);
-  attempt(() => send(attempt(() => stringify(message, errors)) ?? stringify(portable(message, { values: 0, path: [] }))));
+  send(attempt(() => stringify(message, errors)) ?? stringify(portable(message, { values: 0, path: [] })));
 }
 
 // ---------------------------------------------------------------------------------------------------------- the call
 
-// "load", "run", "returned" (there is a value; only a rejection that the tool left behind can still spoil it), "ended".
+// "load", "run", "returned" (there is a value; only a rejection that the tool left behind can still spoil it), "ended"
+// (the outcome is decided), "sent" (so is the last line).
 let stage = "load";
 
-process.on("uncaughtException", (thrown) => stray(thrown, stage === "load" || stage === "run"));
-process.on("unhandledRejection", (thrown) => stray(thrown, stage !== "ended"));
+process.on("uncaughtException", (thrown) => (stage === "returned" ? note(thrown) : stray(thrown)));
+process.on("unhandledRejection", (thrown) => stray(thrown));
 process.on("beforeExit", () => {
-  if (stage !== "ended") fail(stage, new Error("nothing is left that could settle the promise the tool waits for"));
+  const waiting = stage === "load" || stage === "run";
+  if (waiting) stray(new Error("nothing is left that could settle the promise the tool waits for"));
 });
 
-/** What nobody caught ends the call; after the result it is only worth a note. */
-function stray(thrown, decides) {
-  if (decides) return fail(stage === "load" ? "load" : "run", thrown);
+/** What nobody caught ends the call; once that has ended, it is only worth a note. */
+function stray(thrown) {
+  if (stage === "ended" || stage === "sent") note(thrown);
+  else fail(stage === "load" ? "load" : "run", thrown);
+}
+
+function note(thrown) {
+  if (stage === "sent") return;
   const { name, message, ...data } = describe(thrown);
   attempt(() => send(stringify({ type: "log", level: "error", message: `after the end: ${name}: ${message}`, data })));
 }
 
 function fail(phase, thrown) {
-  if (stage === "ended") return;
   const report = attempt(() => stringify({ type: "error", phase, ...describe(thrown) }));
   end(report ?? stringify({ type: "error", phase, name: "NonError", message: "a value that cannot be described" }), 1);
 }
 
 function end(line, code) {
-  if (stage === "ended") return;
+  if (stage === "ended" || stage === "sent") return;
   stage = "ended";
   const leave = () => {
+    stage = "sent";
     try {
       send(line);
     } catch {
@@ -411,7 +429,7 @@ function end(line, code) {
 
 /** Lets the event loop turn once: that is when a runtime reports rejections that nobody handles. */
 function turn() {
-  return Bun ? Bun.sleep(0) : new Promise((resolve) => setImmediate(resolve));
+  return nap ? nap(0) : new Promise((resolve) => setImmediate(resolve));
 }
 
 async function main(file, name) {
@@ -425,13 +443,13 @@ async function main(file, name) {
   } catch (thrown) {
     return fail("load", thrown);
   }
-  if (stage === "ended") return;
+  if (stage !== "load") return;
   send(stringify({ type: "ready" }));
 
   const { id, input, config } = parse(readLine(callFd));
   const controller = new AbortController();
   const { signal } = controller;
-  process.on("SIGTERM", () => controller.abort(new DOMException("the call was canceled", "AbortError")));
+  process.on("SIGTERM", () => controller.abort());
   const context = {
     id,
     config,
@@ -440,8 +458,8 @@ async function main(file, name) {
     get cancelled() {
       return signal.aborted;
     },
-    progress,
-    log,
+    progress: (...values) => void attempt(() => progress(...values)),
+    log: (...values) => void attempt(() => log(...values)),
   };
 
   stage = "run";
@@ -452,7 +470,7 @@ async function main(file, name) {
   } catch (thrown) {
     return fail("run", thrown);
   }
-  if (stage === "ended") return;
+  if (stage !== "run") return;
   stage = "returned";
   let json;
   try {
@@ -464,7 +482,10 @@ async function main(file, name) {
   end(`{"type":"result","value":${json}}`, 0);
 }
 
-// Once its entry module is evaluated, Bun does 1 ms of work that a short call can do without. But only after that does
-// it notice that nothing is left to wait for: hence the limit.
+// When its entry module is evaluated, Bun does 1 ms of work that a short call can do without. But only after that does
+// it notice that nothing is left to wait for: so the module is held open only for as long as the call gets on.
 const answered = main(process.argv[2], process.argv[3]);
-if (Bun) await race([answered, Bun.sleep(100)]);
+for (let seen; nap && seen !== stage; ) {
+  seen = stage;
+  await race([answered, nap(100)]);
+}

@@ -141,7 +141,7 @@ pub(crate) struct Reply {
     searched: usize,
     max_line: u64,
     /// A long line is parsed off the runtime's own threads.
-    parsing: Option<JoinHandle<Option<Message>>>,
+    parsing: Option<JoinHandle<Result<Message, String>>>,
     lane: Lane,
     /// The beginning of the first line that was no message.
     pub(crate) first_garbage: String,
@@ -211,7 +211,7 @@ impl Reply {
                 let parsed = ready!(Pin::new(job).poll(cx));
                 self.parsing = None;
                 // A job that did not finish means that the runtime shuts down, and this execution with it.
-                return Poll::Ready(Some(parsed.ok().flatten().map_or(Received::Garbage, Received::Message)));
+                return Poll::Ready(Some(self.received(parsed.unwrap_or_else(|_| Err(String::new())))));
             }
             let Some(line) = self.next_line() else {
                 let too_long = self.unread.len() as u64 > self.max_line;
@@ -221,17 +221,10 @@ impl Reply {
                 return Poll::Ready(Some(Received::Fault(ProtocolFault::TooLong)));
             }
             if line.len() > LONG_LINE {
-                self.remember_if_garbage(&line);
                 self.parsing = Some(self.lane.spawn(move || parse(&line)));
                 continue;
             }
-            return Poll::Ready(Some(match parse(&line) {
-                Some(message) => Received::Message(message),
-                None => {
-                    self.remember_if_garbage(&line);
-                    Received::Garbage
-                }
-            }));
+            return Poll::Ready(Some(self.received(parse(&line))));
         }
     }
 
@@ -249,10 +242,15 @@ impl Reply {
         }
     }
 
-    fn remember_if_garbage(&mut self, line: &[u8]) {
-        const EXCERPT: usize = 200;
-        if self.first_garbage.is_empty() && !line.starts_with(b"{\"type\":") {
-            self.first_garbage = String::from_utf8_lossy(&line[..line.len().min(EXCERPT)]).into_owned();
+    fn received(&mut self, parsed: Result<Message, String>) -> Received {
+        match parsed {
+            Ok(message) => Received::Message(message),
+            Err(excerpt) => {
+                if self.first_garbage.is_empty() {
+                    self.first_garbage = excerpt;
+                }
+                Received::Garbage
+            }
         }
     }
 
@@ -262,8 +260,15 @@ impl Reply {
     }
 }
 
-fn parse(line: &[u8]) -> Option<Message> {
-    serde_json::from_slice(line).ok()
+/// # Errors
+/// With the beginning of a line that is no message, and why not where it looks like one: JSON nested more than 128 deep,
+/// say, is not read.
+fn parse(line: &[u8]) -> Result<Message, String> {
+    const EXCERPT: usize = 200;
+    serde_json::from_slice(line).map_err(|error| {
+        let excerpt = String::from_utf8_lossy(&line[..line.len().min(EXCERPT)]);
+        if line.starts_with(b"{\"type\":") { format!("{error}: {excerpt}") } else { excerpt.into_owned() }
+    })
 }
 
 #[cfg(test)]

@@ -249,8 +249,8 @@ impl EngineBuilder {
             lane,
             starter: Starter {
                 catalog: self.catalog,
+                janitor: Janitor::start(Arc::clone(&self.launcher)).map_err(BuildError::Thread)?,
                 launcher: self.launcher,
-                janitor: Janitor::start().map_err(BuildError::Thread)?,
                 limits: self.limits,
                 max_timeout: self.max_timeout,
                 temp_dir: self.temp_dir,

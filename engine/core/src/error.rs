@@ -297,11 +297,25 @@ pub(crate) fn invalid(
     ErrorKind::Invalid { subject: subject.into(), message: message.into(), hint: hint.into() }
 }
 
+/// Why nobody can tell how a child ended.
+pub(crate) fn reaped_by_others() -> ErrorKind {
+    ErrorKind::Lost {
+        reason: "something else in this program reaped the child; do not wait for children you did not start, and leave \
+                 SIGCHLD at its default"
+            .into(),
+    }
+}
+
 impl From<LaunchError> for ErrorKind {
     fn from(error: LaunchError) -> Self {
+        let errno = error.source.raw_os_error().unwrap_or(0);
+        if error.step == LaunchStep::Pidfd && errno == nix::errno::Errno::ESRCH as i32 {
+            // It was started, and ended so soon that it had been reaped before we could look at it.
+            return reaped_by_others();
+        }
         ErrorKind::Spawn {
             step: error.step,
-            errno: error.source.raw_os_error().unwrap_or(0),
+            errno,
             subject: error.subject,
             hint: error.hint.unwrap_or_default(),
         }

@@ -1,10 +1,12 @@
 //! Who owns a process when its owner is gone.
 //!
 //! An execution's task normally kills and reaps what it started. When the task is dropped in mid-run, because the
-//! runtime shuts down, or when a process will not die in time, a thread of the engine takes over: it needs no runtime.
+//! runtime shuts down, or when a process will not die in time, a thread of the engine takes over: it needs no runtime. It
+//! also looks for what escaped, as the task would have done.
 
 use std::{
     io,
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,27 +16,43 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tool_sandbox::{Exit, Process};
+use rustix::fs::fstat;
+use tool_sandbox::{Exit, Launcher, Process, ScanTarget};
 
 /// How often a process that does not die is looked at again: soon at first, then more and more rarely.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(1);
+/// How long one walk through `/proc` may take, and how often it is repeated because it found somebody: one that is being
+/// killed may have forked.
+const WALK: Duration = Duration::from_millis(500);
+const MAX_WALKS: u32 = 8;
 /// How long the thread stays for what does not die when the engine is gone.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Hands processes to the thread. The thread ends when the last of these is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Janitor {
-    sender: mpsc::Sender<Box<dyn Process>>,
+    sender: mpsc::Sender<Adopted>,
     pending: Arc<AtomicUsize>,
 }
 
+/// A killed process, not reaped.
+#[derive(Debug)]
+struct Adopted {
+    process: Box<dyn Process>,
+    target: ScanTarget,
+    /// How often to look for what it left behind, at most.
+    walks: u32,
+}
+
 impl Janitor {
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(launcher: Arc<dyn Launcher>) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let pending = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&pending);
-        thread::Builder::new().name("run-tool-janitor".into()).spawn(move || sweep(&receiver, &count))?;
+        thread::Builder::new()
+            .name("run-tool-janitor".into())
+            .spawn(move || sweep(&*launcher, &receiver, &count))?;
         Ok(Self { sender, pending })
     }
 
@@ -44,18 +62,19 @@ impl Janitor {
     }
 
     /// Kills now, reaps later. Never blocks, needs no runtime.
-    fn adopt(&self, process: Box<dyn Process>) {
+    fn adopt(&self, process: Box<dyn Process>, pipes: Vec<u64>) {
         process.kill();
         self.pending.fetch_add(1, Ordering::AcqRel);
-        if self.sender.send(process).is_err() {
+        let target = process.scan_target(pipes);
+        if self.sender.send(Adopted { process, target, walks: MAX_WALKS }).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
             tracing::error!("a killed process could not be handed to the janitor and stays a zombie");
         }
     }
 }
 
-fn sweep(receiver: &mpsc::Receiver<Box<dyn Process>>, pending: &AtomicUsize) {
-    let mut adopted: Vec<Box<dyn Process>> = Vec::new();
+fn sweep(launcher: &dyn Launcher, receiver: &mpsc::Receiver<Adopted>, pending: &AtomicUsize) {
+    let mut adopted: Vec<Adopted> = Vec::new();
     let mut pause = FIRST_LOOK;
     let mut orphaned_since = None;
     loop {
@@ -68,29 +87,48 @@ fn sweep(receiver: &mpsc::Receiver<Box<dyn Process>>, pending: &AtomicUsize) {
             receiver.recv_timeout(pause)
         };
         match news {
-            Ok(process) => {
-                adopted.push(process);
+            Ok(one) => {
+                adopted.push(one);
+                // A runtime that shuts down drops many: one walk does for all of them.
+                adopted.extend(receiver.try_iter());
                 pause = FIRST_LOOK;
             }
             Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LAST_LOOK),
             Err(RecvTimeoutError::Disconnected) if adopted.is_empty() => return,
             Err(RecvTimeoutError::Disconnected) => orphaned_since = Some(Instant::now()),
         }
-        adopted.retain_mut(|process| {
-            let reaped = !matches!(process.reap(), Ok(None));
-            if reaped {
+        kill_stragglers(launcher, &mut adopted);
+        adopted.retain_mut(|Adopted { process, walks, .. }| {
+            // Unreaped, the leader keeps its group's id.
+            let done = *walks == 0 && !matches!(process.reap(), Ok(None));
+            if done {
                 pending.fetch_sub(1, Ordering::AcqRel);
             } else {
                 process.kill();
             }
-            !reaped
+            !done
         });
         if orphaned_since.is_some_and(|since| since.elapsed() > FAREWELL || adopted.is_empty()) {
-            for process in &adopted {
+            for Adopted { process, .. } in &adopted {
                 tracing::error!(pid = process.id(), "killed, but it does not die; it is left behind");
             }
             return;
         }
+    }
+}
+
+/// Kills what the adopted processes left behind, with one walk for all.
+fn kill_stragglers(launcher: &dyn Launcher, adopted: &mut [Adopted]) {
+    let mut searched: Vec<_> = adopted.iter_mut().filter(|one| one.walks > 0).collect();
+    if searched.is_empty() {
+        return;
+    }
+    let targets: Vec<_> = searched.iter().map(|one| one.target.clone()).collect();
+    for (one, found) in searched.iter_mut().zip(launcher.stragglers(&targets, WALK)) {
+        for straggler in &found {
+            straggler.kill();
+        }
+        one.walks = if found.is_empty() { 0 } else { one.walks - 1 };
     }
 }
 
@@ -100,12 +138,16 @@ pub(crate) struct Leader {
     /// `None` only while it is dropped.
     process: Option<Box<dyn Process>>,
     reaped: bool,
+    /// The inodes of the pipes that it writes to: whoever else holds them belongs to it.
+    pipes: Vec<u64>,
     janitor: Janitor,
 }
 
 impl Leader {
-    pub(crate) fn new(process: Box<dyn Process>, janitor: Janitor) -> Self {
-        Self { process: Some(process), reaped: false, janitor }
+    /// `pipes`: our ends of those that it writes to.
+    pub(crate) fn new(process: Box<dyn Process>, pipes: [&impl AsFd; 2], janitor: Janitor) -> Self {
+        let pipes = pipes.into_iter().filter_map(|pipe| Some(fstat(pipe).ok()?.st_ino)).collect();
+        Self { process: Some(process), reaped: false, pipes, janitor }
     }
 
     /// Reaps it, if it has exited.
@@ -135,7 +177,7 @@ impl Drop for Leader {
         if let Some(process) = self.process.take()
             && !self.reaped
         {
-            self.janitor.adopt(process);
+            self.janitor.adopt(process, std::mem::take(&mut self.pipes));
         }
     }
 }

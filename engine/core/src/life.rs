@@ -180,10 +180,12 @@ impl<'a> Running<'a> {
 
         let draining = Instant::now();
         let stragglers = self.kill_and_drain(&cause).await;
+        self.streams.hear_out().await;
         report.pipe_held = self.streams.close();
         let exit = self.reap(&mut report.kill_pending).await;
         self.remove_folder().await;
-        report.residue = stragglers.iter().map(Straggler::residue).collect();
+        report.residue =
+            stragglers.iter().filter(|other| !other.was_exiting()).map(Straggler::residue).collect();
         report.timings.draining = draining.elapsed();
 
         report.exit = exit.map(|exit| exit.status);
@@ -206,6 +208,7 @@ impl<'a> Running<'a> {
             protocol: &self.protocol,
             limits: &self.limits,
             stdout: &report.stdout,
+            stderr: &report.stderr,
             first_garbage: finished.first_garbage,
             lane: self.lane,
         })

@@ -6,9 +6,9 @@ use tool_sandbox::ExitStatus;
 use crate::{
     cancel::Cancellation,
     capture::Captured,
-    error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError},
+    error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError, reaped_by_others},
     lane::Lane,
-    limits::Settled,
+    limits::{Overflow, Settled},
     plan::Protocol,
     report::Stream,
     start::stdio_value,
@@ -54,13 +54,22 @@ pub(crate) struct Evidence<'a> {
     pub(crate) protocol: &'a Protocol,
     pub(crate) limits: &'a Settled,
     pub(crate) stdout: &'a Captured,
+    pub(crate) stderr: &'a Captured,
     pub(crate) first_garbage: String,
     pub(crate) lane: &'a Lane,
 }
 
 /// The one outcome: a value (which a plain command does not have), or why there is none.
 pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, ErrorKind> {
-    let Evidence { cause, exit, protocol, limits, stdout, first_garbage, lane } = evidence;
+    let Evidence { mut cause, exit, protocol, limits, stdout, stderr, first_garbage, lane } = evidence;
+    // It may have been quicker to write too much and exit than we were to read it.
+    if matches!(cause, Cause::Exited) && limits.overflow == Overflow::Fail {
+        if stdout.total() > limits.stdout {
+            cause = Cause::Overflow(Stream::Stdout);
+        } else if stderr.total() > limits.stderr {
+            cause = Cause::Overflow(Stream::Stderr);
+        }
+    }
     match (cause, exit) {
         (Cause::Canceled(cancellation), _) => Err(cancellation.into()),
         (Cause::Timeout(clock), _) => Err(ErrorKind::Timeout {
@@ -82,11 +91,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
         (Cause::Result(Ok(value)), _) => Ok(Some(value)),
         (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(error)),
-        (Cause::Lost, _) | (Cause::Exited, None) => Err(ErrorKind::Lost {
-            reason: "something else in this program reaped the child; do not wait for children you did not start, and \
-                     leave SIGCHLD at its default"
-                .into(),
-        }),
+        (Cause::Lost, _) | (Cause::Exited, None) => Err(reaped_by_others()),
         (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
             Protocol::ExitCode => Ok(None),
             Protocol::Stdio if stdout.dropped() > 0 => Err(ErrorKind::Limit {
@@ -95,7 +100,9 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
             Protocol::Stdio => {
                 let output = stdout.bytes();
                 let parsed = lane.spawn(move || stdio_value(&output)).await;
-                parsed.map(Some).map_err(|_| ErrorKind::Lost { reason: "reading the result was interrupted".into() })
+                parsed
+                    .map(Some)
+                    .map_err(|_| ErrorKind::Lost { reason: "reading the result was interrupted".into() })
             }
             Protocol::Channel { .. } => {
                 Err(ErrorKind::Protocol { fault: ProtocolFault::NoResult, excerpt: first_garbage })

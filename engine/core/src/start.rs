@@ -105,7 +105,7 @@ impl Starter {
             stdin,
         })?;
         Ok(Started {
-            leader: Leader::new(launched.process, self.janitor.clone()),
+            leader: Leader::new(launched.process, [&launched.stdout, &launched.stderr], self.janitor.clone()),
             exit: launched.exit,
             stdin: launched.stdin.map(|pipe| (pipe, bytes)),
             stdout: launched.stdout,

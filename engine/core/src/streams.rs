@@ -146,6 +146,18 @@ impl Streams {
         }
     }
 
+    /// What the worker still had to say when its end had been decided: messages to be logged, and lines to be counted.
+    pub(crate) async fn hear_out(&mut self) {
+        let Some(channel) = self.channel.as_mut().filter(|channel| channel.open) else { return };
+        channel.finished = true;
+        channel.reply.read_rest();
+        while channel.open
+            && let Some(received) = std::future::poll_fn(|cx| channel.reply.poll_buffered(cx)).await
+        {
+            channel.open = channel.take(received, &self.log, &mut Step::default());
+        }
+    }
+
     /// Keeps what had arrived (at most a pipe full of each), and closes our ends. Whether somebody still held one.
     pub(crate) fn close(&mut self) -> bool {
         self.close_input();

@@ -8,6 +8,9 @@ use std::{fs, io};
 pub(crate) struct Stat {
     pub(crate) state: u8,
     pub(crate) group: i32,
+    /// On its way out (PF_EXITING): it runs no code of its own any more, and cannot start anything.
+    pub(crate) exiting: bool,
+    pub(crate) threads: u32,
     /// Clock ticks (1/100 s to user space) since boot.
     pub(crate) start_time: u64,
     /// Where stack and arguments lie: alike in two processes only between fork and exec, or without address-space
@@ -16,9 +19,9 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Exited, but not yet reaped.
+    /// Exited, but not yet reaped. A process whose first thread alone has ended looks like a zombie, and is none.
     pub(crate) fn is_dead(self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 
     /// Whether the address space looks like a copy of `other`'s.
@@ -36,6 +39,8 @@ pub(crate) fn stat(pid: &str) -> io::Result<Stat> {
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // From the kernel's sched.h.
+    const PF_EXITING: u64 = 4;
     // The name is in parentheses and may contain anything, a ')' included: what follows the last one is regular.
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
     let fields: Vec<&str> =
@@ -46,6 +51,8 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
         group: field(5)?.parse().ok()?,
+        exiting: field(9)?.parse::<u64>().ok()? & PF_EXITING != 0,
+        threads: field(20)?.parse().ok()?,
         start_time: field(22)?.parse().ok()?,
         layout: [address(28), address(48)],
     })
@@ -121,6 +128,9 @@ mod tests {
         let stat = parse_stat(line.as_bytes()).unwrap();
         assert_eq!((stat.state, stat.group, stat.start_time), (b'S', 77, 12345));
         assert_eq!(stat.layout, [9999, 8888]);
+        assert_eq!((stat.exiting, stat.threads), (false, 1));
+        let exiting = line.replace(" 4194560 ", " 4194564 ");
+        assert!(parse_stat(exiting.as_bytes()).unwrap().exiting);
         assert_eq!(parse_stat(b"42 (x"), None);
         assert_eq!(parse_stat(b""), None);
     }

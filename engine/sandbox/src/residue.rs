@@ -83,6 +83,7 @@ pub(crate) fn ticks_since_boot() -> u64 {
 pub struct Straggler {
     pidfd: OwnedFd,
     residue: Residue,
+    exiting: bool,
 }
 
 impl Straggler {
@@ -96,6 +97,11 @@ impl Straggler {
         // A pidfd is readable when its process has exited (pidfd_open(2)).
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+    }
+
+    /// Whether it was on its way out by itself when it was found: to be waited for, but no residue.
+    pub fn was_exiting(&self) -> bool {
+        self.exiting
     }
 
     /// What to report of it.
@@ -158,5 +164,6 @@ fn hold(pid: &str, seen: Stat, escaped: bool) -> Option<Straggler> {
     (now.start_time == seen.start_time).then(|| Straggler {
         pidfd,
         residue: Residue { pid: number.unsigned_abs(), command, escaped, killed: false },
+        exiting: seen.exiting || now.exiting,
     })
 }

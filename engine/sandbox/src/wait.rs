@@ -2,21 +2,16 @@
 
 use std::{io, mem::MaybeUninit, time::Duration};
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    wait::{Id, WaitPidFlag, WaitStatus, waitid},
-};
-use rustix::process::Pid;
+use nix::sys::resource::{UsageWho, getrusage};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::launch::{Exit, ExitStatus, Usage};
 
 /// Whether the child `pid` has exited; it stays a zombie (`WNOWAIT`, waitid(2)). `pid` must not have been reaped by us.
 pub(crate) fn has_exited(pid: Pid) -> io::Result<bool> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    match waitid(Id::Pid(nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get())), flags)? {
-        WaitStatus::StillAlive => Ok(false),
-        _ => Ok(true),
-    }
+    // Not nix's: it fails on a child that a real-time signal ended.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(pid), options)?.is_some())
 }
 
 /// The largest resident set this process had so far, in bytes: where the mark of a child started by vfork begins.

@@ -1,0 +1,308 @@
+//! What a person or a script at a terminal can rely on: exit codes, what goes to which stream, signals, words.
+//!
+//! Not promised: the exact words of messages beside those compared here.
+#![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use snapbox::{assert_data_eq, file, str};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_run-tool");
+
+/// The binary in a clean environment, with nothing on its standard input.
+fn run_tool(args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").stdin(Stdio::null());
+    command
+}
+
+fn output(args: &[&str]) -> Output {
+    run_tool(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Exit code, standard output, standard error.
+fn told(args: &[&str]) -> (i32, String, String) {
+    let output = output(args);
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[test]
+fn help_is_as_documented() {
+    assert_data_eq!(text(&output(&["--help"]).stdout), file!["help/run-tool.txt"]);
+    assert_data_eq!(text(&output(&["run", "--help"]).stdout), file!["help/run.txt"]);
+    assert_data_eq!(text(&output(&["exec", "--help"]).stdout), file!["help/exec.txt"]);
+}
+
+#[test]
+fn the_schema_of_the_report_is_the_published_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/report.schema.json");
+    let published = fs::read_to_string(&path).unwrap();
+    assert!(
+        published == text(&output(&["schema"]).stdout),
+        "write it anew: run-tool schema > {}",
+        path.display()
+    );
+    assert!(json(published.as_bytes())["$schema"].as_str().unwrap().contains("2020-12"));
+}
+
+#[test]
+fn the_readme_has_the_same_exit_codes_as_the_help() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let help = text(&output(&["--help"]).stdout);
+    let table = help.split_once("Exit codes:").unwrap().1;
+    let rows = table.lines().skip(2).take_while(|line| !line.is_empty());
+    let mut checked = 0;
+    for row in rows {
+        let cells: Vec<_> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        let expected = format!("| {} |", cells.join(" | ").replace(" | -", " | –"));
+        assert!(readme.contains(&expected), "README.md lacks {expected}");
+        checked += 1;
+    }
+    assert_eq!(checked, 16);
+}
+
+#[test]
+fn exec_passes_output_and_exit_code_through() {
+    let (code, out, err) = told(&["exec", "--", "sh", "-c", "printf out; printf err >&2; exit 7"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (7, "out", "err"));
+    assert_eq!(told(&["exec", "--", "true"]), (0, String::new(), String::new()));
+}
+
+#[test]
+fn exec_is_complete_however_slow_its_reader() {
+    let mut command = run_tool(&["exec", "--", "sh", "-c", "seq 1000000"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().map(Guard).unwrap();
+    let mut out = child.0.stdout.take().unwrap();
+    let (mut all, mut sip) = (Vec::new(), [0; 1000]);
+    loop {
+        match out.read(&mut sip).unwrap() {
+            0 => break,
+            read => all.extend_from_slice(&sip[..read]),
+        }
+    }
+    assert_eq!(exit_code(&mut child), 0);
+    let expected: String = (1..=1_000_000).map(|number| format!("{number}\n")).collect();
+    assert!(text(&all) == expected, "{} bytes instead of {}", all.len(), expected.len());
+}
+
+#[test]
+fn exec_keeps_binary_as_it_is() {
+    let all: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&all).unwrap();
+    let path = file.path().to_str().unwrap();
+    assert_eq!(output(&["exec", "--stdin", path, "--", "cat"]).stdout, all);
+    let mut piped = run_tool(&["exec", "--", "cat"]);
+    let piped = piped.stdin(File::open(path).unwrap()).output().unwrap();
+    assert_eq!(piped.stdout, all, "our own standard input is passed on");
+}
+
+#[test]
+fn the_report_carries_what_is_no_text_as_base64() {
+    let report = json(&output(&["exec", "--json", "--", "printf", r"\377\000a"]).stdout);
+    assert_eq!(
+        (&report["stdout"]["encoding"], &report["stdout"]["head"]),
+        (&"base64".into(), &"/wBh".into())
+    );
+    assert_eq!((&report["outcome"], &report["enforced"]["level"]), (&"ok".into(), &"none".into()));
+}
+
+#[test]
+fn a_timeout_keeps_partial_output_and_names_what_escaped() {
+    let script = "setsid sleep 1000 & echo partial; sleep 1000";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let (code, out, err) = told(&["exec", "--timeout", "1s", "--report", path, "--", "sh", "-c", script]);
+    assert_eq!((code, out.as_str()), (124, "partial\n"));
+    assert!(err.contains("sleep 1000 (pid ") && err.contains("left the process group"), "{err}");
+    assert!(err.ends_with("run-tool: timed out after 1s\n"), "{err}");
+    let report = json(&fs::read(path).unwrap());
+    assert_eq!((&report["outcome"], &report["error"]["clock"]), (&"timeout".into(), &"wall".into()));
+    let residue = &report["residue"][0];
+    assert_eq!(
+        (&residue["command"], &residue["escaped"], &residue["killed"]),
+        (&"sleep 1000".into(), &true.into(), &true.into())
+    );
+    let pid = residue["pid"].as_u64().unwrap();
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z"), "still there: {state}");
+}
+
+#[test]
+fn what_could_not_be_started_says_why() {
+    let plain = tempfile::NamedTempFile::new().unwrap();
+    let plain = plain.path().to_str().unwrap();
+    let (code, _, err) = told(&["exec", "--", "no-such-program"]);
+    assert_eq!(code, 127);
+    assert_data_eq!(
+        err,
+        str![[r#"
+run-tool: could not be started: looking up the program "no-such-program" failed: No such file or directory (os error 2); not in the call's PATH (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin); give an absolute path, or pass a PATH that has it
+
+"#]]
+    );
+    let (code, _, err) = told(&["exec", "--", plain]);
+    assert_eq!(code, 126);
+    assert!(err.contains("chmod +x"), "{err}");
+    let (code, _, err) = told(&["exec", "--workdir", "/nonexistent", "--", "true"]);
+    assert_eq!(code, 125);
+    assert!(err.contains("working folder \"/nonexistent\""), "{err}");
+}
+
+#[test]
+fn what_is_wrong_with_the_arguments_is_said_before_anything_runs() {
+    for (args, code, words) in [
+        (&["exec", "--timeout", "soon", "--", "true"][..], 125, "500ms, 30s or 1m 30s"),
+        (&["exec", "--max-output", "much", "--", "true"], 125, "10MiB"),
+        (&["exec", "--env", "A", "--", "true"], 125, "--pass-env"),
+        (&["exec", "--env", "LD_PRELOAD=x", "--", "true"], 125, "the dynamic loader obeys it"),
+        (&["exec", "--pass-env", "NOT_SET", "--", "true"], 125, "NOT_SET"),
+        (&["exec", "--stdin", "/nonexistent", "--", "true"], 125, "/nonexistent"),
+        (&["exec", "--report", "/nonexistent/r", "--", "true"], 125, "/nonexistent/r"),
+        (&["exec", "--json", "--events", "--", "true"], 125, "cannot be used with"),
+        (&["exec"], 125, "<CMD>"),
+        (&["exec", "--timeout", "0s", "--", "true"], 125, "give a positive time"),
+        (&["run", "/nonexistent.ts"], 2, "is not a file"),
+        (&["run", "/etc/passwd"], 2, "run-tool exec"),
+        (&["walk"], 2, "unrecognized subcommand"),
+    ] {
+        let (got, out, err) = told(args);
+        assert_eq!((got, out.as_str()), (code, ""), "{args:?}: {err}");
+        assert!(err.contains(words), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn input_that_is_no_json_is_shown_how_to_write() {
+    let tool = tempfile::Builder::new().suffix(".ts").tempfile().unwrap();
+    let tool = tool.path().to_str().unwrap();
+    let (code, _, err) = told(&["run", tool, "--input", "{"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("the argument is not JSON") && err.contains("@FILE"), "{err}");
+    let (code, _, err) = told(&["run", tool, "--input", "@/nonexistent"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("cannot read /nonexistent"), "{err}");
+}
+
+#[test]
+fn without_bun_a_tool_says_how_to_get_it() {
+    let tool = tempfile::Builder::new().suffix(".ts").tempfile().unwrap();
+    let mut command = run_tool(&["run", tool.path().to_str().unwrap()]);
+    let output = command.env("PATH", "/nonexistent").current_dir("/").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("npm install bun"), "{output:?}");
+}
+
+#[test]
+fn events_are_json_lines_that_end_with_the_end() {
+    let out = text(&output(&["exec", "--events", "--", "sh", "-c", "echo a; exit 3"]).stdout);
+    let events: Vec<_> = out.lines().map(|line| json(line.as_bytes())).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["started", "stdout", "ended"]);
+    assert_eq!(events[1]["data"], "a\n");
+    assert_eq!(events[2]["error"]["status"]["code"], 3);
+    assert_eq!(events.iter().map(|event| event["seq"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn quiet_says_nothing_of_its_own() {
+    let (code, out, err) = told(&["exec", "-q", "--timeout", "200ms", "--", "sh", "-c", "echo a; sleep 100"]);
+    assert_eq!((code, out.as_str(), err.as_str()), (124, "a\n", ""));
+}
+
+#[test]
+fn when_nobody_reads_its_output_the_command_ends() {
+    let mut child = run_tool(&["exec", "--", "yes"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(Guard)
+        .unwrap();
+    let mut line = [0; 2];
+    child.0.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(exit_code(&mut child), 141);
+}
+
+/// Killed, if a test fails half-way.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn exit_code(child: &mut Guard) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.0.try_wait().unwrap() {
+            return status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
+        }
+        assert!(Instant::now() < deadline, "run-tool does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a shell script under `run-tool exec` and waits for its line `ready`.
+fn ready(script: &str, options: &[&str]) -> (Guard, BufReader<std::process::ChildStdout>) {
+    let mut args = vec!["exec"];
+    args.extend(options);
+    args.extend(["--", "bash", "-c", script]);
+    let mut child = run_tool(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map(Guard).unwrap();
+    let mut out = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, out)
+}
+
+fn send(child: &Guard, signal: Signal) {
+    kill(Pid::from_raw(child.0.id().try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn signals_cancel_and_the_exit_code_says_which() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let (mut child, mut out) = ready("trap 'echo bye; exit 5' TERM; echo ready; sleep 1000 & wait", &[]);
+        send(&child, signal);
+        assert_eq!(exit_code(&mut child), code);
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "bye\n", "it was asked to end, and what it said then is shown");
+    }
+}
+
+#[test]
+fn a_second_signal_kills_at_once() {
+    let (mut child, mut out) = ready(
+        "trap 'echo asked' TERM; echo ready; while :; do sleep 1000 & wait; done",
+        &["--kill-grace", "1h"],
+    );
+    send(&child, Signal::SIGINT);
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "asked\n");
+    send(&child, Signal::SIGINT);
+    assert_eq!(exit_code(&mut child), 130);
+}
