@@ -2,6 +2,7 @@
 //!
 //! Not promised: the exact words of messages beside those compared here.
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, File},

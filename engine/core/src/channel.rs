@@ -14,6 +14,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
     sys::stat::Mode,
     unistd::{mkdtemp, mkfifo},
@@ -35,6 +36,8 @@ pub(crate) const VERSION: u32 = 1;
 /// The variable that tells a worker where its channel is.
 pub(crate) const VARIABLE: &str = "RUN_TOOL_CHANNEL";
 
+const FOLDER_HINT: &str = "the engine's temporary folder must exist, be writable and have room";
+
 /// The private folder with the FIFOs `call` and `reply`; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct ChannelFolder(PathBuf);
@@ -43,8 +46,7 @@ impl ChannelFolder {
     fn make(parent: &Path) -> Result<Self, LaunchError> {
         // mkdtemp(3) makes it accessible to its owner alone. No `TempDir`: its clean-up needs a free descriptor.
         mkdtemp(&parent.join("run-tool-XXXXXX")).map(Self).map_err(|errno| {
-            LaunchError::new(LaunchStep::Channel, parent.display().to_string(), errno)
-                .hint("the engine's temporary folder must exist, be writable and have room")
+            LaunchError::new(LaunchStep::Channel, parent.display().to_string(), errno).hint(FOLDER_HINT)
         })
     }
 
@@ -80,7 +82,13 @@ impl Channel {
         let open = |name: &str, write: bool| {
             let path = folder.path().join(name);
             let fail = |error: std::io::Error| {
-                LaunchError::new(LaunchStep::Channel, path.display().to_string(), error)
+                let hint = match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EMFILE | Errno::ENFILE) => {
+                        "raise the limit of open files (`ulimit -n`), or run fewer calls at once"
+                    }
+                    _ => FOLDER_HINT,
+                };
+                LaunchError::new(LaunchStep::Channel, path.display().to_string(), error).hint(hint)
             };
             mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| fail(errno.into()))?;
             // Non-blocking, so that it does not wait for the worker; for reading and writing where it is written to,

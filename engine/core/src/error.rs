@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -57,7 +58,7 @@ pub enum ErrorKind {
     },
     /// The tool threw an error, or could not be loaded.
     #[error("{0}")]
-    Tool(ToolError),
+    Tool(Box<ToolError>),
     /// The call is wrong; nothing was started.
     #[error("invalid {subject}: {message}; {hint}")]
     Invalid {
@@ -146,8 +147,9 @@ impl ErrorKind {
     pub fn is_retryable(&self) -> bool {
         match self {
             ErrorKind::Busy { .. } | ErrorKind::Lost { .. } => true,
-            ErrorKind::Spawn { step, .. } => {
+            ErrorKind::Spawn { step, errno, .. } => {
                 matches!(step, LaunchStep::Pipe | LaunchStep::Fork | LaunchStep::Pidfd)
+                    || matches!(Errno::from_raw(*errno), Errno::EMFILE | Errno::ENFILE)
             }
             _ => false,
         }
@@ -309,7 +311,7 @@ pub(crate) fn reaped_by_others() -> ErrorKind {
 impl From<LaunchError> for ErrorKind {
     fn from(error: LaunchError) -> Self {
         let errno = error.source.raw_os_error().unwrap_or(0);
-        if error.step == LaunchStep::Pidfd && errno == nix::errno::Errno::ESRCH as i32 {
+        if error.step == LaunchStep::Pidfd && errno == Errno::ESRCH as i32 {
             // It was started, and ended so soon that it had been reaped before we could look at it.
             return reaped_by_others();
         }

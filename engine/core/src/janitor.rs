@@ -162,6 +162,11 @@ impl Leader {
         self.reaped |= !matches!(reaped, Ok(None));
         reaped
     }
+
+    /// What to look for when it may have left something running.
+    pub(crate) fn scan_target(&self) -> ScanTarget {
+        (**self).scan_target(self.pipes.clone())
+    }
 }
 
 impl std::ops::Deref for Leader {

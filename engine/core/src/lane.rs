@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::task::TaskTracker;
 
 /// Starts blocking work on the runtime that the engine was built on.
@@ -25,20 +29,10 @@ impl Lane {
         Self { runtime, tracker, permits: Arc::new(Semaphore::new((cores * 2).max(4))) }
     }
 
-    /// Does the work when a place is free. When this future is dropped the work may still be done; what it returns is
-    /// then dropped where it was done.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Unfinished> {
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Err(Unfinished { panicked: false });
-        };
-        let job = self.spawn(move || {
-            let _permit = permit;
-            work()
-        });
-        job.await.map_err(|error| Unfinished { panicked: error.is_panic() })
+    /// Waits for a place, first come, first served. Cancel-safe.
+    pub(crate) async fn place(&self) -> Result<Place<'_>, Unfinished> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        permit.map(|permit| Place { lane: self, permit }).map_err(|_| Unfinished { panicked: false })
     }
 
     /// Does the work at once, whatever else is going on: for what is short, or has a bound of its own.
@@ -47,5 +41,26 @@ impl Lane {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         self.tracker.spawn_blocking_on(work, &self.runtime)
+    }
+}
+
+/// A place in the lane, for one piece of work.
+pub(crate) struct Place<'a> {
+    lane: &'a Lane,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Place<'_> {
+    /// Does the work. When this future is dropped the work is still done, and keeps the place till then; what it returns
+    /// is dropped where it was done.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let job = self.lane.spawn(move || {
+            let _permit = self.permit;
+            work()
+        });
+        job.await.map_err(|error| Unfinished { panicked: error.is_panic() })
     }
 }

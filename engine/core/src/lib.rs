@@ -47,6 +47,7 @@ mod outcome;
 mod plan;
 mod queue;
 mod report;
+mod running;
 mod start;
 mod streams;
 mod sweep;

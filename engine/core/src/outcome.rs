@@ -90,7 +90,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         }),
         (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
         (Cause::Result(Ok(value)), _) => Ok(Some(value)),
-        (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(error)),
+        (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(Box::new(error))),
         (Cause::Lost, _) | (Cause::Exited, None) => Err(reaped_by_others()),
         (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
             Protocol::ExitCode => Ok(None),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::{fs::fstat, io::Errno, pipe::fcntl_getpipe_size};
+use rustix::{io::Errno, pipe::fcntl_getpipe_size};
 use serde_json::Value;
 use tokio::net::unix::pipe;
 
@@ -166,15 +166,6 @@ impl Streams {
         }
         let held = [&mut self.stdout, &mut self.stderr].map(|output| output.close(&self.log));
         held.into_iter().any(|held| held)
-    }
-
-    /// The inodes of the pipes that the tool writes to.
-    pub(crate) fn output_inodes(&self) -> Vec<u64> {
-        [&self.stdout, &self.stderr]
-            .into_iter()
-            .filter_map(|output| fstat(output.pipe.as_ref()?).ok())
-            .map(|stat| stat.st_ino)
-            .collect()
     }
 
     /// What was captured, and how many bytes went in, how many lines on the channel were thrown away, and the first.

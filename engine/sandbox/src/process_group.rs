@@ -75,7 +75,8 @@ impl Launcher for ProcessGroups {
         }
         let not_before = residue::ticks_since_boot();
         let inherited_peak = wait::own_peak_memory();
-        let child = command.group_spawn().map_err(|error| spawn_error(&name, error))?;
+        let child =
+            command.group_spawn().map_err(|error| spawn_error(&path, spec.workdir.as_deref(), error))?;
         // `command` still holds the child's ends of the pipes; they must not outlive this call, or EOF never comes.
         drop(command);
         let (process, exit) = Group::watch(child, spec.execution, not_before, inherited_peak, &name)?;
@@ -96,8 +97,14 @@ fn check_workdir(folder: &Path) -> Result<(), LaunchError> {
 }
 
 /// `std` does not say which step failed, but the steps fail with different errors (fork(2), execve(2), open(2)).
-fn spawn_error(path: &str, error: io::Error) -> LaunchError {
+fn spawn_error(path: &Path, workdir: Option<&Path>, error: io::Error) -> LaunchError {
     let errno = Errno::from_io_error(&error);
+    // The working folder was there a moment ago, and so was the program.
+    if errno == Some(Errno::NOENT)
+        && let Some(Err(gone)) = workdir.map(check_workdir)
+    {
+        return gone;
+    }
     let (step, hint) = match errno {
         Some(Errno::AGAIN | Errno::NOMEM) => (
             LaunchStep::Fork,
@@ -106,9 +113,13 @@ fn spawn_error(path: &str, error: io::Error) -> LaunchError {
         Some(Errno::MFILE | Errno::NFILE) => {
             (LaunchStep::Pipe, "raise the limit of open files (`ulimit -n`), or run fewer calls at once")
         }
+        Some(Errno::NOENT) if !path.exists() => {
+            (LaunchStep::Exec, "the file, or a folder on the way to it, vanished just now")
+        }
         Some(Errno::NOENT) => (
             LaunchStep::Exec,
-            "the file is there, but the interpreter that it names (`#!` line or ELF loader) is not",
+            "the file is there; the interpreter that it names (`#!` line or ELF loader) is not, unless file or working \
+             folder were away for a moment",
         ),
         Some(Errno::NOEXEC) => {
             (LaunchStep::Exec, "not a program for this machine; a script needs a `#!` line")
@@ -120,7 +131,7 @@ fn spawn_error(path: &str, error: io::Error) -> LaunchError {
         ),
         _ => (LaunchStep::Exec, ""),
     };
-    let error = LaunchError::new(step, path, error);
+    let error = LaunchError::new(step, path.display().to_string(), error);
     if hint.is_empty() { error } else { error.hint(hint) }
 }
 

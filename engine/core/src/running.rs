@@ -1,0 +1,399 @@
+//! From a running process to nothing left of it: the fixed order in which every execution is watched, stopped, killed,
+//! drained and reaped, whatever the cause.
+
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    net::unix::pipe,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tool_sandbox::{Exit, Straggler};
+
+use crate::{
+    cancel::Cancels,
+    channel::ChannelFolder,
+    engine::Core,
+    error::{Clock, ErrorKind},
+    events::{EventKind, EventLog},
+    janitor::Leader,
+    lane::Lane,
+    limits::{AfterExit, Settled},
+    outcome::{Cause, Evidence, outcome},
+    plan::Protocol,
+    report::Report,
+    start::Watched,
+    streams::{Finish, Step, Streams},
+    sweep::Sweeper,
+};
+
+/// How often what cannot be awaited is looked at: whether a group is empty, whether stragglers are dead.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How often stragglers are looked for anew because there were some: one that is being killed may have forked.
+const MAX_SWEEPS: u32 = 4;
+
+/// A started process and everything that is needed to end it well.
+pub(crate) struct Running<'a> {
+    leader: Leader,
+    exit: pipe::Receiver,
+    /// The leader has exited; it is not reaped.
+    exited: bool,
+    /// Somebody else reaped it.
+    lost: bool,
+    streams: Streams,
+    protocol: Protocol,
+    limits: Settled,
+    folder: Option<ChannelFolder>,
+    folder_removal: Option<JoinHandle<()>>,
+    cancels: &'a Cancels,
+    sweeper: &'a Sweeper,
+    lane: &'a Lane,
+    log: &'a Arc<EventLog>,
+    enforced: tool_sandbox::Enforced,
+    began: Instant,
+}
+
+/// What else, beside its deadline, ends a phase of pumping.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// A first request to cancel.
+    Requested,
+    /// A second one.
+    Insisted,
+    /// Nothing.
+    Never,
+}
+
+impl<'a> Running<'a> {
+    pub(crate) fn new(
+        core: &'a Core,
+        watched: Watched,
+        log: &'a Arc<EventLog>,
+        cancels: &'a Cancels,
+    ) -> Self {
+        Self {
+            leader: watched.leader,
+            exit: watched.exit,
+            exited: false,
+            lost: false,
+            streams: watched.streams,
+            protocol: watched.protocol,
+            limits: watched.limits,
+            folder: watched.folder,
+            folder_removal: None,
+            cancels,
+            sweeper: &core.sweeper,
+            lane: &core.lane,
+            log,
+            enforced: watched.enforced,
+            began: Instant::now(),
+        }
+    }
+
+    /// The whole of it. Whatever the cause, every step is taken, in this order; there is no early return.
+    pub(crate) async fn run(mut self, report: &mut Report) -> Result<(), ErrorKind> {
+        let wall = deadline(self.began, self.limits.timeout);
+        report.enforced = Some(self.enforced.clone());
+        self.log.append(EventKind::Started { pid: self.leader.id() });
+
+        let cause = self.watch(wall).await;
+        let cause = self.settle_ties(cause).await;
+        report.timings.running = self.began.elapsed();
+
+        let stopping = Instant::now();
+        self.stop(&cause, wall).await;
+        report.timings.stopping = stopping.elapsed();
+
+        let draining = Instant::now();
+        let stragglers = self.kill_and_drain(&cause).await;
+        self.streams.hear_out().await;
+        report.pipe_held = self.streams.close();
+        let exit = self.reap(&mut report.kill_pending).await;
+        self.remove_folder().await;
+        report.residue =
+            stragglers.iter().filter(|other| !other.was_exiting()).map(Straggler::residue).collect();
+        report.timings.draining = draining.elapsed();
+
+        report.exit = exit.map(|exit| exit.status);
+        report.usage.wall = self.began.elapsed();
+        if let Some(Exit { usage, .. }) = exit {
+            report.usage.cpu_user = usage.cpu_user;
+            report.usage.cpu_system = usage.cpu_system;
+            report.usage.peak_memory = usage.peak_memory;
+            report.usage.peak_memory_at_most = usage.peak_memory_at_most;
+        }
+        let finished = self.streams.finish();
+        report.usage.bytes_in = finished.written;
+        report.usage.bytes_out = finished.stdout.total() + finished.stderr.total();
+        report.discarded_messages = finished.discarded;
+        report.stdout = finished.stdout;
+        report.stderr = finished.stderr;
+        let value = outcome(Evidence {
+            cause,
+            exit: report.exit,
+            protocol: &self.protocol,
+            limits: &self.limits,
+            stdout: &report.stdout,
+            stderr: &report.stderr,
+            first_garbage: finished.first_garbage,
+            lane: self.lane,
+        })
+        .await?;
+        report.value = value;
+        Ok(())
+    }
+
+    /// Pumps until something ends the run.
+    async fn watch(&mut self, wall: Instant) -> Cause {
+        let mut requested = pin!(self.cancels.requested());
+        let mut wall = pin!(sleep_until(wall));
+        let mut alive_at = Instant::now();
+        let idle_limit = self.limits.idle_timeout;
+        let idle_deadline = |alive_at| idle_limit.map_or_else(far_future, |limit| deadline(alive_at, limit));
+        let mut idle = pin!(sleep_until(idle_deadline(alive_at)));
+        loop {
+            tokio::select! { biased;
+                exited = exited(&self.exit, &self.leader) => {
+                    self.exited = true;
+                    self.lost = exited.is_err();
+                    return Cause::Exited;
+                }
+                cancellation = &mut requested => return Cause::Canceled(cancellation),
+                () = &mut wall => return Cause::Timeout(Clock::Wall),
+                step = self.streams.step() => {
+                    if step.activity {
+                        alive_at = Instant::now();
+                    }
+                    if let Some(finish) = note(step, &mut self.folder, &mut self.folder_removal, self.lane) {
+                        return finish.into();
+                    }
+                }
+                // Moved only when it fires, not at each sign of life.
+                () = &mut idle => {
+                    let next = idle_deadline(alive_at);
+                    if next <= Instant::now() {
+                        return Cause::Timeout(Clock::Idle);
+                    }
+                    idle.as_mut().reset(next);
+                }
+            }
+        }
+    }
+
+    /// It ended before we touched it, if it had exited, or its result was on the way, when the clock or the cancellation
+    /// came.
+    async fn settle_ties(&mut self, cause: Cause) -> Cause {
+        if !matches!(cause, Cause::Exited | Cause::Canceled(_) | Cause::Timeout(_)) {
+            return cause;
+        }
+        if !self.exited {
+            let exited = self.leader.has_exited();
+            self.exited = !matches!(exited, Ok(false));
+            self.lost |= exited.is_err();
+        }
+        match self.streams.last_words().await {
+            Some(finish) => finish.into(),
+            None if self.lost => Cause::Lost,
+            None if self.exited => Cause::Exited,
+            None => cause,
+        }
+    }
+
+    /// Lets what ended by itself finish what it left behind; asks what did not to end.
+    async fn stop(&mut self, cause: &Cause, wall: Instant) {
+        if cause.is_natural() {
+            let until = match self.limits.after_exit {
+                AfterExit::Linger(time) => deadline(Instant::now(), time),
+                AfterExit::Wait => wall,
+                AfterExit::Kill => return,
+            };
+            self.pump(until, Cut::Requested, |running| running.exited && running.streams.output_at_end())
+                .await;
+        } else {
+            self.leader.terminate();
+            let until = deadline(Instant::now(), self.limits.kill_grace);
+            let cut = if matches!(cause, Cause::Canceled(_)) { Cut::Insisted } else { Cut::Requested };
+            self.pump(until, cut, |running| running.exited).await;
+            // The leader obeyed. What else is in its group has the rest of the grace. Zombies that their new parent does
+            // not reap count as alive there, so the living are looked for once and then watched.
+            if self.exited && self.leader.others_may_be_alive() && Instant::now() < until {
+                let others: Vec<_> = self
+                    .find_stragglers()
+                    .await
+                    .into_iter()
+                    .filter(|other| !other.residue().escaped)
+                    .collect();
+                self.pump(until, cut, |_| others.iter().all(Straggler::is_dead)).await;
+            }
+        }
+    }
+
+    /// SIGKILL to everything, before the leader is reaped, and output until its end or the deadline. What was still
+    /// alive is returned.
+    async fn kill_and_drain(&mut self, cause: &Cause) -> Vec<Straggler> {
+        let mut stragglers = Vec::new();
+        let mut until = None;
+        // A normal end costs no walk through /proc, unless there is a sign that somebody is left.
+        let mut suspect = !cause.is_natural()
+            || !self.exited
+            || !self.streams.output_at_end()
+            || self.leader.others_may_be_alive();
+        for _ in 0..MAX_SWEEPS {
+            let found = if suspect { self.find_stragglers().await } else { Vec::new() };
+            self.leader.kill();
+            for straggler in &found {
+                if !straggler.kill() {
+                    let residue = straggler.residue();
+                    tracing::error!(
+                        pid = residue.pid,
+                        command = residue.command,
+                        "left behind: we may not kill it"
+                    );
+                }
+            }
+            self.streams.close_input();
+            let until = *until.get_or_insert_with(|| deadline(Instant::now(), self.limits.drain));
+            suspect = found.iter().any(|straggler| straggler.residue().escaped);
+            stragglers.extend(found);
+            self.pump(until, Cut::Never, |running| {
+                running.exited && stragglers.iter().all(Straggler::is_dead)
+            })
+            .await;
+            if (!suspect && self.streams.output_at_end()) || Instant::now() >= until {
+                break;
+            }
+            // Everybody we know of is dead. Either the pipes are at their end as soon as what is in them was read, or
+            // somebody we do not know holds them.
+            let soon = until.min(deadline(Instant::now(), LOOK_AGAIN * 10));
+            self.pump(soon, Cut::Never, |running| running.streams.output_at_end()).await;
+            suspect |= !self.streams.output_at_end();
+            if !suspect {
+                break;
+            }
+        }
+        if let Some(until) = until {
+            self.pump(until, Cut::Never, |running| running.streams.output_at_end()).await;
+        }
+        stragglers
+    }
+
+    async fn find_stragglers(&mut self) -> Vec<Straggler> {
+        let target = self.leader.scan_target();
+        let mut finding = pin!(self.sweeper.find(target));
+        loop {
+            tokio::select! { biased;
+                found = &mut finding => return found,
+                step = self.streams.step() => {
+                    note(step, &mut self.folder, &mut self.folder_removal, self.lane);
+                }
+            }
+        }
+    }
+
+    /// Pumps until the deadline, which is looked at before each read, until `done`, or until it is cut short.
+    async fn pump(&mut self, until: Instant, cut: Cut, done: impl Fn(&Self) -> bool) {
+        let cancels = self.cancels;
+        let mut deadline = pin!(sleep_until(until));
+        let mut cut = pin!(async {
+            match cut {
+                Cut::Requested => drop(cancels.requested().await),
+                Cut::Insisted => cancels.insisted().await,
+                Cut::Never => pending().await,
+            }
+        });
+        let mut look = LOOK_AGAIN / 2;
+        while !done(self) {
+            tokio::select! { biased;
+                () = &mut deadline => return,
+                () = &mut cut => return,
+                exited = exited(&self.exit, &self.leader), if !self.exited => {
+                    self.exited = true;
+                    self.lost |= exited.is_err();
+                }
+                step = self.streams.step() => {
+                    note(step, &mut self.folder, &mut self.folder_removal, self.lane);
+                }
+                () = sleep(look) => look = (look * 2).min(LOOK_AGAIN * 5),
+            }
+        }
+    }
+
+    /// Reaps the leader, or after too long leaves that to the janitor.
+    async fn reap(&mut self, kill_pending: &mut bool) -> Option<Exit> {
+        if !self.exited {
+            let in_time = timeout(self.limits.reap_timeout, exited(&self.exit, &self.leader)).await;
+            *kill_pending = in_time.is_err();
+        }
+        match self.leader.reap() {
+            Ok(exit) => {
+                if exit.is_none() {
+                    *kill_pending = true;
+                    tracing::error!(
+                        pid = self.leader.id(),
+                        "killed, but it does not die; the janitor keeps it"
+                    );
+                }
+                exit
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the exit status is lost: something else in this program reaped the child");
+                None
+            }
+        }
+    }
+
+    async fn remove_folder(&mut self) {
+        /// Three system calls; a file system that takes longer does not keep an outcome from being told.
+        const PATIENCE: Duration = Duration::from_secs(2);
+        if let Some(folder) = self.folder.take() {
+            self.folder_removal = Some(self.lane.spawn(move || drop(folder)));
+        }
+        if let Some(removal) = self.folder_removal.take()
+            && timeout(PATIENCE, removal).await.is_err()
+        {
+            tracing::warn!("removing the channel's folder takes long; it goes on in the background");
+        }
+    }
+}
+
+/// Removes the channel's folder as soon as the worker has opened it, so that the tool cannot.
+fn note(
+    step: Step,
+    folder: &mut Option<ChannelFolder>,
+    removal: &mut Option<JoinHandle<()>>,
+    lane: &Lane,
+) -> Option<Finish> {
+    if step.hello
+        && let Some(folder) = folder.take()
+    {
+        *removal = Some(lane.spawn(move || drop(folder)));
+    }
+    step.finish
+}
+
+/// Resolves when the leader has exited, without reaping it. Cancel-safe.
+///
+/// # Errors
+/// When somebody else has reaped it.
+async fn exited(exit: &pipe::Receiver, leader: &Leader) -> std::io::Result<()> {
+    loop {
+        exit.readable().await?;
+        let look = exit.try_io(|| {
+            if leader.has_exited()? { Ok(()) } else { Err(std::io::ErrorKind::WouldBlock.into()) }
+        });
+        match look {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+}
+
+/// `from` plus `time`, or so far away that it makes no difference.
+fn deadline(from: Instant, time: Duration) -> Instant {
+    from.checked_add(time).unwrap_or_else(far_future)
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(30 * 365 * 24 * 3600)
+}
