@@ -204,7 +204,10 @@ impl ToolsBuilder {
     ///
     /// # Errors
     /// [`ToolsError`], for the first thing that is wrong.
-    pub fn build(self) -> Result<Tools, ToolsError> {
+    pub fn build(mut self) -> Result<Tools, ToolsError> {
+        // Tools have other working folders than we.
+        self.worker_dir = std::path::absolute(&self.worker_dir)
+            .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
         let mut tools = BTreeMap::new();
         for tool in self.tools {
             let name = tool.name.clone();

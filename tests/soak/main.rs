@@ -1,3 +1,129 @@
-//! To come.
+//! `soak [RUNS]`: the scenarios of the timeout and cancellation suites, thousands of times and many at once, and what the
+//! process holds before and after. Every run is checked as it is in the suites; the exit code is 1 when descriptors,
+//! threads, tasks, children or temporary files have become more. See `scripts/soak`.
 
-fn main() {}
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+use std::{
+    fs,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use support::{
+    Dice, Endless, Flavour, Mark, Rig, in_lanes, is_canceled, is_canceled_at_random, is_dropped_at_random,
+    times_out,
+};
+use tempfile::TempDir;
+use tool_engine::{Engine, EngineBuilder};
+
+/// How many runs there are at a time.
+const LANES: u64 = 50;
+
+/// Runs before the first mark, so that what is made once is there.
+const WARM_UP: u64 = 300;
+
+fn main() -> ExitCode {
+    let runs = match std::env::args().nth(1).map(|argument| argument.parse()) {
+        None => 10_000,
+        Some(Ok(runs)) => runs,
+        Some(Err(_)) => {
+            println!("usage: soak [RUNS]");
+            return ExitCode::from(64);
+        }
+    };
+    let rig = Rig::new();
+    Flavour::MultiThread.runtime().block_on(soak(&rig, runs))
+}
+
+async fn soak(rig: &Rig, runs: u64) -> ExitCode {
+    let proofs = Arc::new(TempDir::new().expect("a temporary folder can be made"));
+    let builder: EngineBuilder = rig.builder().catalog(Endless::catalog());
+    let engine = builder.max_running(64).build().expect("an engine can be built");
+    println!("warming up with {WARM_UP} runs, then twice {} runs, {LANES} at a time", runs.div_ceil(2));
+
+    batch(&engine, &proofs, 0, WARM_UP).await;
+    let warm = settled(rig, &engine, None).await;
+    let half = runs.div_ceil(2);
+    batch(&engine, &proofs, WARM_UP, half).await;
+    let middle = settled(rig, &engine, Some(&warm)).await;
+    batch(&engine, &proofs, WARM_UP + half, runs - half).await;
+    let end = settled(rig, &engine, Some(&warm)).await;
+
+    println!("\n{:<14}{:>10}{:>10}{:>10}{:>12}{:>12}", "", "warm", "middle", "end", "1st half", "2nd half");
+    let mut grown = false;
+    for (((what, warm), (_, middle)), (_, end)) in warm.rows().into_iter().zip(middle.rows()).zip(end.rows())
+    {
+        println!("{what:<14}{warm:>10}{middle:>10}{end:>10}{:>+12}{:>+12}", middle - warm, end - middle);
+        grown |= what != RSS && end > warm;
+    }
+    engine.shutdown(Duration::from_secs(10)).await;
+    if grown {
+        println!("\nGREW: something is left over after {runs} runs\n{}", warm.mark.growth());
+        return ExitCode::FAILURE;
+    }
+    println!("\nok: {runs} runs, every one with the outcome that it should have, and nothing left over");
+    ExitCode::SUCCESS
+}
+
+/// One after the other in each lane: all ways to misbehave, ended in all ways.
+async fn batch(engine: &Engine, proofs: &Arc<TempDir>, first: u64, runs: u64) {
+    let began = Instant::now();
+    in_lanes(LANES, runs, |round| {
+        let (engine, proofs, round) = (engine.clone(), Arc::clone(proofs), first + round);
+        let modes = Endless::ALL.len() as u64;
+        let mode = Endless::ALL[usize::try_from(round % modes).expect("it is small")];
+        let mut dice = Dice::new(round);
+        async move {
+            match round / modes % 4 {
+                0 => drop(times_out(&engine, mode, Duration::from_millis(200), proofs.path()).await),
+                1 => is_canceled(&engine, mode, round / 2).await,
+                2 => is_canceled_at_random(&engine, mode, &mut dice).await,
+                _ => drop(is_dropped_at_random(&engine, mode, &mut dice).await),
+            }
+        }
+    })
+    .await;
+    println!("{runs:>7} runs in {:.1} s", began.elapsed().as_secs_f64());
+}
+
+/// What the process holds at one moment.
+struct Held {
+    mark: Mark,
+    rss: i64,
+}
+
+const RSS: &str = "RSS (KiB)";
+
+impl Held {
+    fn rows(&self) -> Vec<(&'static str, i64)> {
+        let counts = self.mark.counts().into_iter();
+        let mut rows: Vec<_> =
+            counts.map(|(what, count)| (what, i64::try_from(count).expect("it is small"))).collect();
+        rows.push((RSS, self.rss));
+        rows
+    }
+}
+
+/// Waits until no execution is left and the counts are what they were, or for so long that they will not be any more.
+async fn settled(rig: &Rig, engine: &Engine, since: Option<&Held>) -> Held {
+    let patience = Instant::now() + Duration::from_secs(20);
+    let calm = |now: &Mark| match since {
+        Some(held) => held.mark.growth().is_empty(),
+        None => now.counts().iter().all(|(what, count)| *what != "children" || *count == 0),
+    };
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mark = rig.mark();
+        if (engine.active() == 0 && calm(&mark)) || Instant::now() > patience {
+            return Held { mark, rss: rss() };
+        }
+    }
+}
+
+fn rss() -> i64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a process has a resident set")
+}

@@ -1,12 +1,22 @@
 //! What the suites share: marks that show what is left over, looking for processes, waiting without sleeping, engines
 //! for tests, and calls of the `hostile` programs.
 
+mod dice;
+mod ending;
 mod mark;
+mod pattern;
 mod processes;
 mod rig;
+mod scenario;
 mod wait;
 
+pub use dice::Dice;
+pub use ending::{OneTool, Scripted, ended, failed, sh_up, succeeded, with_engine, with_engine_on};
 pub use mark::Mark;
-pub use processes::{alive, children, group_alive, is_alive};
+pub use pattern::{assert_same, pattern};
+pub use processes::{alive, alive_of, children, group_alive, is_alive, is_own_child, remains};
 pub use rig::{Flavour, Rig, hostile, hostile_path};
-pub use wait::{Watchdog, ready, until, wait_for_output};
+pub use scenario::{
+    Endless, end_of, in_lanes, is_canceled, is_canceled_at_random, is_dropped_at_random, times_out,
+};
+pub use wait::{PATIENCE, Watchdog, ready, until, wait_for_output};

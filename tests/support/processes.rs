@@ -1,6 +1,9 @@
 //! Looking for processes in `/proc`.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+};
 
 use tool_engine::ExecutionId;
 
@@ -12,7 +15,8 @@ const VARIABLE: &str = "RUN_TOOL_EXECUTION";
 struct Stat {
     name: String,
     state: char,
-    group: i32,
+    parent: u32,
+    group: u32,
 }
 
 impl Stat {
@@ -23,7 +27,8 @@ impl Stat {
         Some(Self {
             name: before.split_once('(')?.1.to_owned(),
             state: fields.next()?.chars().next()?,
-            group: fields.nth(1)?.parse().ok()?,
+            parent: fields.next()?.parse().ok()?,
+            group: fields.next()?.parse().ok()?,
         })
     }
 
@@ -47,14 +52,36 @@ pub fn is_alive(pid: u32) -> bool {
     Stat::of(pid).is_some_and(|stat| stat.is_alive())
 }
 
+/// Whether this process is our child, which a zombie still is.
+pub fn is_own_child(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id())
+}
+
+/// The living processes of the machine that belong to this execution by their environment, or are in the process group
+/// of its leader. As `pid name`.
+pub fn remains(execution: ExecutionId, leader: Option<u32>) -> Vec<String> {
+    find(&[execution], leader)
+}
+
 /// The living processes of the machine that belong to this execution, by their environment, as `pid name`.
 pub fn alive(execution: ExecutionId) -> Vec<String> {
-    let line = format!("{VARIABLE}={execution}");
+    find(&[execution], None)
+}
+
+/// As [`alive`], for many executions with one look at the machine.
+pub fn alive_of(executions: &[ExecutionId]) -> Vec<String> {
+    find(executions, None)
+}
+
+fn find(executions: &[ExecutionId], leader: Option<u32>) -> Vec<String> {
+    let lines: HashSet<Vec<u8>> =
+        executions.iter().map(|execution| format!("{VARIABLE}={execution}").into_bytes()).collect();
+    let belongs = |pid: u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| lines.contains(entry))
+    };
     living()
-        .filter(|(pid, _)| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|entry| entry == line.as_bytes())
-        })
+        .filter(|(pid, stat)| Some(stat.group) == leader || belongs(*pid))
         .map(|(pid, stat)| format!("{pid} {}", stat.name))
         .collect()
 }
@@ -62,7 +89,7 @@ pub fn alive(execution: ExecutionId) -> Vec<String> {
 /// The living processes of this process group, as `pid name`.
 pub fn group_alive(group: u32) -> Vec<String> {
     living()
-        .filter(|(_, stat)| i64::from(stat.group) == i64::from(group))
+        .filter(|(_, stat)| stat.group == group)
         .map(|(pid, stat)| format!("{pid} {}", stat.name))
         .collect()
 }

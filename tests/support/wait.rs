@@ -28,39 +28,56 @@ pub async fn until<T>(what: impl Debug, deadline: Duration, mut look: impl FnMut
     }
 }
 
-/// Reads events until the tool has written `text` to stdout or stderr. Returns all that it wrote to both so far.
+/// Reads events until the tool has written `text` to stdout or stderr.
 ///
 /// # Panics
 /// When the execution ends first, or after [`PATIENCE`].
-pub async fn wait_for_output(events: &mut Events, text: &str) -> String {
-    let mut seen = String::new();
-    let wait = async {
-        while let Some(event) = events.next().await {
-            match event.kind {
-                EventKind::Stdout(Chunk(bytes)) | EventKind::Stderr(Chunk(bytes)) => {
-                    seen.push_str(&String::from_utf8_lossy(&bytes));
-                    if seen.contains(text) {
-                        return;
-                    }
-                }
-                EventKind::Ended { error } => {
-                    panic!("ended with {error:?} before it wrote {text:?}: {seen:?}")
-                }
-                _ => {}
-            }
-        }
-    };
-    let in_time = tokio::time::timeout(PATIENCE, wait).await;
-    assert!(in_time.is_ok(), "waited {PATIENCE:?} in vain for the output {text:?}");
-    seen
+pub async fn wait_for_output(events: &mut Events, text: &str) {
+    wait(events, text, false).await;
 }
 
-/// Reads events until the tool has written the line `ready`.
+/// Reads events until the tool has written the line `ready`. One that wrote more than the log holds since was ready, too.
 ///
 /// # Panics
 /// As [`wait_for_output`].
 pub async fn ready(events: &mut Events) {
-    wait_for_output(events, "ready\n").await;
+    wait(events, "ready\n", true).await;
+}
+
+async fn wait(events: &mut Events, text: &str, or_gap: bool) {
+    /// Enough of what came before to show, and to find a text in that came in pieces.
+    const KEEP: usize = 1000;
+    // Two writers may take turns: each has its own.
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let shown = |seen: &[u8]| String::from_utf8_lossy(seen).into_owned();
+    let wait = async {
+        while let Some(event) = events.next().await {
+            let (seen, chunk) = match event.kind {
+                EventKind::Stdout(Chunk(chunk)) => (&mut stdout, chunk),
+                EventKind::Stderr(Chunk(chunk)) => (&mut stderr, chunk),
+                EventKind::Gap { .. } if or_gap => return,
+                EventKind::Ended { error } => {
+                    let (stdout, stderr) = (shown(&stdout), shown(&stderr));
+                    panic!(
+                        "ended with {error:?} before it wrote {text:?}; stdout {stdout:?}, stderr {stderr:?}"
+                    );
+                }
+                _ => continue,
+            };
+            seen.extend_from_slice(&chunk);
+            if seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+                return;
+            }
+            seen.drain(..seen.len().saturating_sub(KEEP.max(text.len())));
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, wait).await;
+    assert!(
+        in_time.is_ok(),
+        "waited {PATIENCE:?} in vain for {text:?}; stdout {:?}, stderr {:?}",
+        shown(&stdout),
+        shown(&stderr)
+    );
 }
 
 /// Ends the whole test process, by SIGABRT, when it is not dropped in time. For what no assertion can be reached any

@@ -21,6 +21,7 @@ Exit codes:
   could not be started otherwise   125       125
   canceled by Ctrl-C / SIGTERM     130/143   130/143
   our own output was closed        141       141
+  our own output failed otherwise  74        74
   killed by signal n from outside  128+n     128+n
 
 With exec these can collide with the command's own codes: --json and --report FILE tell them apart.";
@@ -42,6 +43,17 @@ impl Column {
     }
 }
 
+/// Whoever read our output has closed it; what a shell shows for a program that SIGPIPE ended.
+pub(crate) const OUTPUT_CLOSED: u8 = 141;
+
+/// Our output cannot be written for another reason (EX_IOERR, sysexits.h).
+pub(crate) const CANNOT_WRITE: u8 = 74;
+
+/// What a shell shows for a program that this signal ended.
+pub(crate) fn by_signal(number: i32) -> u8 {
+    u8::try_from(128 + number).unwrap_or(255)
+}
+
 /// The exit code of an ending.
 pub(crate) fn exit_code(end: &Result<Report, ExecutionError>, column: Column) -> u8 {
     use Column::{Exec, Run};
@@ -49,7 +61,6 @@ pub(crate) fn exit_code(end: &Result<Report, ExecutionError>, column: Column) ->
     const EACCES: i32 = 13;
     const ENOEXEC: i32 = 8;
 
-    let by_signal = |number: i32| u8::try_from(128 + number).unwrap_or(255);
     let kind = match end {
         Ok(_) => return 0,
         Err(error) => error.kind(),

@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     args::{Cli, Command, Common},
     call::Surroundings,
-    exit_code::{Column, exit_code},
+    exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
     show::Live,
 };
 
@@ -85,7 +85,11 @@ fn log_to_stderr(quiet: bool) {
     } else {
         tracing::level_filters::LevelFilter::WARN
     };
-    tracing_subscriber::fmt().with_max_level(wish.unwrap_or(default)).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(wish.unwrap_or(default))
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .init();
 }
 
 async fn execute(command: &Command, common: &Common, column: Column) -> Result<u8> {
@@ -96,13 +100,14 @@ async fn execute(command: &Command, common: &Common, column: Column) -> Result<u
         }
         None => None,
     };
-    let mut signals = Signals::listen()?;
     let around = Surroundings::look()?;
+    // This may wait for input. Until it is there a signal ends us as it ends any program.
     let (engine, call) = match command {
         Command::Run(args) => call::run(args, &around)?,
         Command::Exec(args) => call::exec(args, &around)?,
         Command::Schema => return Ok(0),
     };
+    let mut signals = Signals::listen()?;
     let live = match column {
         _ if common.events => Live::Events,
         _ if common.json => Live::Nothing,
@@ -111,110 +116,194 @@ async fn execute(command: &Command, common: &Common, column: Column) -> Result<u
     };
     let (end, shown) = follow(&engine, call, live, common, &mut signals).await;
     let code = exit_code(&end, column);
-    if let Some(file) = report_file {
-        write_report(&end, file).context("--report")?;
+    let words = Words { json: common.json, events: common.events, quiet: common.quiet, column, report_file };
+    // Our output may be a pipe that nobody reads; a signal ends that wait, too.
+    let aloud = matches!(shown, Shown::All);
+    let telling = on_a_thread("tell", move || tell(&end, aloud, words));
+    let told = match telling {
+        Ok(telling) => tokio::select! {
+            told = telling => told.unwrap_or(Ok(())),
+            number = signals.next() => return Ok(by_signal(number)),
+        },
+        Err(error) => Err(error),
+    };
+    let failure = match shown {
+        Shown::All => told.err(),
+        Shown::Failed(error) => Some(error),
+        Shown::Cut(number) => return Ok(by_signal(number)),
+    };
+    match failure {
+        None => Ok(code),
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(OUTPUT_CLOSED),
+        Some(error) => {
+            // What went wrong may be our standard error.
+            let _ = writeln!(io::stderr(), "run-tool: cannot write what there is to say: {error}");
+            Ok(CANNOT_WRITE)
+        }
     }
-    if shown {
-        tell(&end, common, column)?;
-    }
-    Ok(code)
 }
 
-/// Starts it, shows it, hands signals on, and waits until nothing of it is left. Its end, and whether everything it
-/// wrote was shown: if not, our output is stuck, and nothing more can be said there.
+/// How much of what the tool wrote was shown.
+enum Shown {
+    All,
+    /// Our output could not be written.
+    Failed(io::Error),
+    /// A signal with this number ended the wait for whoever reads our output.
+    Cut(i32),
+}
+
+/// Starts it, shows it, hands signals on, and waits until nothing of it is left.
 async fn follow(
     engine: &Engine,
     call: run_tool::Call,
     live: Live,
     common: &Common,
     signals: &mut Signals,
-) -> (Result<Report, ExecutionError>, bool) {
+) -> (Result<Report, ExecutionError>, Shown) {
+    /// How long whoever reads our output may take for what is left of it when we were asked to end.
+    const LAST_WORDS: Duration = Duration::from_secs(1);
     let mut run: Execution = engine.start(call);
     let (events, canceler) = (run.events(), run.canceler());
     let progress =
         !common.quiet && live != Live::Events && live != Live::Nothing && io::stderr().is_terminal();
     let runtime = tokio::runtime::Handle::current();
     let shower = canceler.clone();
-    #[expect(clippy::disallowed_methods, reason = "the one thread that writes to our output; joined below")]
-    let mut showing =
-        tokio::task::spawn_blocking(move || show::show(events, live, progress, &shower, &runtime));
+    let showing = on_a_thread("show", move || show::show(events, live, progress, &shower, &runtime));
+    let mut asked = None;
     let end = loop {
         tokio::select! {
             end = &mut run => break end,
-            number = signals.next() => canceler.cancel(CancelSource::Signal(number)),
+            number = signals.next() => {
+                asked = Some(number);
+                canceler.cancel(CancelSource::Signal(number));
+            }
         }
     };
-    // The tool has ended, but whoever reads our output may take its time; a signal ends that too.
-    let shown = tokio::select! {
-        _ = &mut showing => true,
-        _ = signals.next() => false,
+    // The tool has ended, but whoever reads our output may take their time; a signal ends that.
+    let patience = async {
+        match asked {
+            Some(number) => {
+                tokio::time::sleep(LAST_WORDS).await;
+                number
+            }
+            None => signals.next().await,
+        }
+    };
+    let shown = match showing {
+        Ok(showing) => tokio::select! {
+            biased;
+            written = showing => match written {
+                Ok(Err(error)) => Shown::Failed(error),
+                Ok(Ok(())) | Err(_) => Shown::All,
+            },
+            number = patience => Shown::Cut(number),
+        },
+        Err(error) => Shown::Failed(error),
     };
     engine.shutdown(Duration::ZERO).await;
     (end, shown)
 }
 
+/// Does what may block, and may never end, on a thread of its own. It ends with the program.
+fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<tokio::sync::oneshot::Receiver<T>> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Nobody waits for it any more if a signal came first.
+    std::thread::Builder::new().name(name.into()).spawn(move || drop(sender.send(work())))?;
+    Ok(receiver)
+}
+
 /// The signals that ask a program to end.
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
+    ending: Vec<(i32, Signal)>,
+    _other: Vec<Signal>,
 }
 
 impl Signals {
+    /// Listens. What we were started to ignore (nohup(1), a shell's background jobs) stays ignored.
     fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
+        let listen = |kind: SignalKind| signal(kind).context("cannot listen for signals");
+        let ignored = ignored_signals();
+        let ending =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let ending: Vec<_> =
+            ending.into_iter().filter(|kind| !ignored.contains(&kind.as_raw_value())).collect();
+        // SIGCHLD: ignored, it would have the kernel reap what we start, and its status would be lost. SIGXFSZ: we hear
+        // of a file that is too large when we write to it, and clean up.
+        let other = [SignalKind::child(), SignalKind::from_raw(SIGXFSZ)];
         Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-            quit: listen(SignalKind::quit())?,
+            ending: ending
+                .into_iter()
+                .map(|kind| Ok((kind.as_raw_value(), listen(kind)?)))
+                .collect::<Result<_>>()?,
+            _other: other.into_iter().map(listen).collect::<Result<_>>()?,
         })
     }
 
     /// The number of the next one.
     async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-            _ = self.hangup.recv() => SignalKind::hangup().as_raw_value(),
-            _ = self.quit.recv() => SignalKind::quit().as_raw_value(),
+        std::future::poll_fn(|cx| {
+            for (number, signal) in &mut self.ending {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+const SIGXFSZ: i32 = 25;
+
+/// The signals that are ignored, from `SigIgn` in /proc/self/status (proc_pid_status(5)).
+fn ignored_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+    let mask = u64::from_str_radix(mask.trim(), 16).unwrap_or(0);
+    (1..=64).filter(|number| mask & (1 << (number - 1)) != 0).collect()
+}
+
+/// What is to be said, and how.
+struct Words {
+    json: bool,
+    events: bool,
+    quiet: bool,
+    column: Column,
+    report_file: Option<File>,
+}
+
+/// Says what is to be known when it has ended; where our output is no use any more, only in the report's file.
+fn tell(end: &Result<Report, ExecutionError>, aloud: bool, words: Words) -> io::Result<()> {
+    let report = match words.report_file {
+        Some(file) => write_report(end, file),
+        None => Ok(()),
+    };
+    if !aloud {
+        return report;
+    }
+    if words.json {
+        write_report(end, io::stdout().lock())?;
+    } else if !words.events {
+        if !words.quiet {
+            show::verdict(end);
+        }
+        if let (Column::Run, Ok(report)) = (words.column, end) {
+            let value = report.value.as_ref().unwrap_or(&serde_json::Value::Null);
+            let mut out = io::stdout().lock();
+            let text = if out.is_terminal() { format!("{value:#}\n") } else { format!("{value}\n") };
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
         }
     }
+    report
 }
 
-/// Prints what is to be known when it has ended.
-fn tell(end: &Result<Report, ExecutionError>, common: &Common, column: Column) -> Result<()> {
-    if common.json {
-        return ignore_closed(write_report(end, io::stdout().lock()));
-    }
-    if common.events {
-        return Ok(());
-    }
-    if !common.quiet {
-        show::verdict(end);
-    }
-    if let (Column::Run, Ok(report)) = (column, end) {
-        let value = report.value.as_ref().unwrap_or(&serde_json::Value::Null);
-        let mut out = io::stdout().lock();
-        let text = if out.is_terminal() { format!("{value:#}\n") } else { format!("{value}\n") };
-        return ignore_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-    }
-    Ok(())
-}
-
-fn write_report(end: &Result<Report, ExecutionError>, mut to: impl Write) -> io::Result<()> {
+fn write_report(end: &Result<Report, ExecutionError>, to: impl Write) -> io::Result<()> {
+    let mut to = io::BufWriter::new(to);
     serde_json::to_writer(&mut to, &ReportDocument::new(end))?;
     to.write_all(b"\n")?;
     to.flush()
-}
-
-/// Whoever closed our output does not want what is left.
-fn ignore_closed(written: io::Result<()>) -> Result<()> {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
-    }
 }

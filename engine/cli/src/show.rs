@@ -29,11 +29,19 @@ pub(crate) enum Live {
 }
 
 /// Shows events until the last. Blocks: belongs on a thread of its own, so that a slow terminal or a pipe that nobody
-/// reads holds up neither signals nor clocks. Ends early with nothing shown when our output is closed, after having
-/// canceled the execution.
-pub(crate) fn show(mut events: Events, live: Live, progress: bool, canceler: &Canceler, runtime: &Handle) {
+/// reads holds up neither signals nor clocks.
+///
+/// # Errors
+/// When our output cannot be written; then the execution is canceled, and its events are read to the end all the same.
+pub(crate) fn show(
+    mut events: Events,
+    live: Live,
+    progress: bool,
+    canceler: &Canceler,
+    runtime: &Handle,
+) -> io::Result<()> {
     let mut line = ProgressLine::new(progress);
-    let mut broken = false;
+    let mut written = Ok(());
     loop {
         let next = runtime.block_on(async { timeout(Duration::from_millis(100), events.next()).await });
         let event = match next {
@@ -44,16 +52,19 @@ pub(crate) fn show(mut events: Events, live: Live, progress: bool, canceler: &Ca
             Ok(None) => break,
             Ok(Some(event)) => event,
         };
-        if !broken && let Err(error) = one(&event, live, &mut line) {
+        if written.is_ok()
+            && let Err(error) = one(&event, live, &mut line)
+        {
             // From here on the log is only emptied, so that nothing waits for us.
-            broken = true;
             canceler.cancel(Cancellation {
                 by: CancelSource::Signal(SIGPIPE),
                 reason: Some(format!("its output cannot be written: {error}")),
             });
+            written = Err(error);
         }
     }
     line.clear();
+    written
 }
 
 const SIGPIPE: i32 = 13;
@@ -198,15 +209,11 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>) {
     let _ = say();
 }
 
-/// The tool's own exit code or success need no words of ours, and a reader that had enough knows it.
+/// The tool's own exit code or success need no words of ours.
 fn speaks_for_itself(end: &Result<Report, ExecutionError>) -> bool {
     match end {
         Ok(_) => true,
-        Err(error) => matches!(
-            error.kind(),
-            ErrorKind::Process { status: run_tool::ExitStatus::Code(_) }
-                | ErrorKind::Canceled { by: CancelSource::Signal(SIGPIPE), .. }
-        ),
+        Err(error) => matches!(error.kind(), ErrorKind::Process { status: run_tool::ExitStatus::Code(_) }),
     }
 }
 

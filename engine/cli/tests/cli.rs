@@ -79,7 +79,7 @@ fn the_readme_has_the_same_exit_codes_as_the_help() {
         assert!(readme.contains(&expected), "README.md lacks {expected}");
         checked += 1;
     }
-    assert_eq!(checked, 16);
+    assert_eq!(checked, 17);
 }
 
 #[test]
@@ -244,6 +244,66 @@ fn when_nobody_reads_its_output_the_command_ends() {
     assert_eq!(exit_code(&mut child), 141);
 }
 
+#[test]
+fn output_that_cannot_be_written_is_no_success() {
+    for options in [
+        &["exec", "--", "echo", "hi"][..],
+        &["exec", "--json", "--", "true"],
+        &["exec", "--events", "--", "true"],
+    ] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = run_tool(options).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(74), "{options:?}");
+        assert!(text(&output.stderr).contains("No space left"), "{options:?}: {}", text(&output.stderr));
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = run_tool(&["exec", "--", "echo", "hi"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(141), ""));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_takes_nothing_from_the_output() {
+    let (code, out, err) = told(&["exec", "--report", "/dev/full", "--", "echo", "hi"]);
+    assert_eq!((code, out.as_str()), (74, "hi\n"));
+    assert!(err.contains("No space left"), "{err}");
+}
+
+#[test]
+fn a_full_standard_error_changes_no_outcome() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = run_tool(&["exec", "--", "sh", "-c", "echo hi; exit 3"])
+        .env("RUN_TOOL_LOG", "trace")
+        .stderr(full)
+        .output();
+    let output = output.unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(3), "hi\n"));
+}
+
+#[test]
+fn a_slow_reader_costs_what_goes_on_in_the_background_nothing() {
+    let mut command = run_tool(&["exec", "--", "sh", "-c", "seq 1 400000 & exit 0"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().map(Guard).unwrap();
+    let mut out = child.0.stdout.take().unwrap();
+    let mut first = [0; 2];
+    out.read_exact(&mut first).unwrap();
+    // The time that it may linger passes while nobody reads.
+    std::thread::sleep(Duration::from_millis(600));
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("\n400000\n"), "it ends with {:?}", &rest[rest.len().saturating_sub(20)..]);
+    assert_eq!(exit_code(&mut child), 0);
+}
+
+#[test]
+fn a_leader_that_leaves_its_group_does_not_get_away() {
+    let script = "setpgrp(0, getpgrp(getppid())); $| = 1; print \"moved $$\\n\"; sleep 60";
+    let (code, out, err) = told(&["exec", "--timeout", "1s", "--", "perl", "-e", script]);
+    assert_eq!(code, 124, "{err}");
+    let pid = out.trim().strip_prefix("moved ").unwrap();
+    assert!(!Path::new("/proc").join(pid).exists(), "{pid} is still there: {err}");
+}
+
 /// Killed, if a test fails half-way.
 struct Guard(Child);
 
@@ -306,4 +366,52 @@ fn a_second_signal_kills_at_once() {
     assert_eq!(line, "asked\n");
     send(&child, Signal::SIGINT);
     assert_eq!(exit_code(&mut child), 130);
+}
+
+#[test]
+fn one_signal_is_enough_when_nobody_reads_the_output() {
+    for script in ["yes", "head -c 1000000 /dev/zero"] {
+        let mut command = run_tool(&["exec", "--", "sh", "-c", script]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map(Guard).unwrap();
+        let mut first = [0; 1];
+        child.0.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        send(&child, Signal::SIGTERM);
+        assert_eq!(exit_code(&mut child), 143, "{script}");
+    }
+}
+
+#[test]
+fn while_it_waits_for_input_a_signal_ends_it() {
+    let tool = tempfile::Builder::new().suffix(".ts").tempfile().unwrap();
+    let mut command = run_tool(&["run", tool.path().to_str().unwrap(), "--input", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().map(Guard).unwrap();
+    // Not every user may see what a process waits for; then it has had time enough.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let reads =
+        |pid: u32| fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default().contains("pipe_read");
+    while !reads(child.0.id()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    send(&child, Signal::SIGINT);
+    assert_eq!(exit_code(&mut child), -2, "by the signal itself");
+}
+
+#[test]
+fn a_signal_that_it_was_started_to_ignore_stays_ignored() {
+    let mut command = Command::new("nohup");
+    command.args([BINARY, "exec", "--", "sh", "-c", "echo ready; read line; echo $line"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(Guard)
+        .unwrap();
+    let mut out = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    send(&child, Signal::SIGHUP);
+    child.0.stdin.take().unwrap().write_all(b"on\n").unwrap();
+    out.read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), exit_code(&mut child)), ("ready\non\n", 0));
 }

@@ -19,15 +19,16 @@ use nix::{
     sys::stat::Mode,
     unistd::{mkdtemp, mkfifo},
 };
+use rustix::pipe::fcntl_getpipe_size;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::{net::unix::pipe, task::JoinHandle};
+use tokio::net::unix::pipe;
 use tool_sandbox::{LaunchError, LaunchStep};
 
 use crate::{
     error::{ProtocolFault, ToolError},
     events::{LogMessage, Progress},
-    lane::Lane,
+    lane::{Job, Lane},
 };
 
 /// The version of the protocol that is spoken here.
@@ -149,7 +150,7 @@ pub(crate) struct Reply {
     searched: usize,
     max_line: u64,
     /// A long line is parsed off the runtime's own threads.
-    parsing: Option<JoinHandle<Result<Message, String>>>,
+    parsing: Option<Job<Result<Message, String>>>,
     lane: Lane,
     /// The beginning of the first line that was no message.
     pub(crate) first_garbage: String,
@@ -197,15 +198,19 @@ impl Reply {
         }
     }
 
-    /// Reads everything that was written before now: for when the worker is dead, or is about to be declared so.
+    /// Reads everything that was written before now: for when the worker is dead, or is about to be declared so. A worker
+    /// that writes on and on is not followed: more than the pipe holds cannot have been written before.
     pub(crate) fn read_rest(&mut self) {
-        // A worker that writes on and on is not followed for longer than its longest line.
-        let most = self.max_line + 1;
+        let mut left = fcntl_getpipe_size(&self.pipe).unwrap_or(LONG_LINE);
         let mut chunk = [0; 16 << 10];
-        while !self.at_end && self.unread.len() as u64 <= most {
-            match rustix::io::read(&self.pipe, &mut chunk) {
+        while !self.at_end && left > 0 {
+            let most = left.min(chunk.len());
+            match rustix::io::read(&self.pipe, &mut chunk[..most]) {
                 Ok(0) => self.at_end = true,
-                Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+                Ok(read) => {
+                    self.unread.extend_from_slice(&chunk[..read]);
+                    left -= read;
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => break,
             }
@@ -218,7 +223,7 @@ impl Reply {
             if let Some(job) = &mut self.parsing {
                 let parsed = ready!(Pin::new(job).poll(cx));
                 self.parsing = None;
-                // A job that did not finish means that the runtime shuts down, and this execution with it.
+                // Parsing does not panic; if it did, the line would be no message.
                 return Poll::Ready(Some(self.received(parsed.unwrap_or_else(|_| Err(String::new())))));
             }
             let Some(line) = self.next_line() else {
@@ -291,7 +296,7 @@ mod tests {
 
     fn reply(max_line: u64) -> (std::io::PipeWriter, Reply) {
         let (reader, writer) = std::io::pipe().unwrap();
-        let lane = Lane::new(tokio::runtime::Handle::current(), tokio_util::task::TaskTracker::new());
+        let lane = Lane::open("lane", 1, tokio_util::task::TaskTracker::new()).unwrap();
         (writer, Reply::new(pipe::Receiver::from_owned_fd(reader.into()).unwrap(), max_line, lane))
     }
 

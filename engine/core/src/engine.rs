@@ -14,7 +14,7 @@ use crate::{
     call::Call,
     cancel::{Cancels, Closing},
     events::EventLog,
-    execution::{Execution, ExecutionId, lost_kind},
+    execution::{Execution, ExecutionId, dropped},
     janitor::Janitor,
     lane::Lane,
     life,
@@ -37,9 +37,14 @@ pub struct Engine {
 pub(crate) struct Core {
     runtime: Handle,
     tracker: TaskTracker,
+    /// Held by every execution: the tracker counts their blocking work, too.
+    alive: Arc<()>,
     closing: Closing,
     pub(crate) queue: Queue,
-    pub(crate) lane: Lane,
+    /// For making processes, which may block for long.
+    pub(crate) starts: Lane,
+    /// For all other blocking work, all of which is bounded.
+    pub(crate) chores: Lane,
     pub(crate) sweeper: Sweeper,
     pub(crate) starter: Starter,
 }
@@ -71,11 +76,11 @@ pub enum BuildError {
         /// The folder.
         path: PathBuf,
     },
-    /// The janitor's thread could not be started.
+    /// The engine's own threads could not be started.
     #[error(
-        "the janitor's thread could not be started: {0}; the user's or the machine's limit of processes is reached"
+        "the engine's own threads could not be started: {0}; the user's or the machine's limit of processes is reached"
     )]
-    Thread(#[source] std::io::Error),
+    Thread(std::io::Error),
 }
 
 impl Engine {
@@ -99,8 +104,10 @@ impl Engine {
         let (sender, end) = oneshot::channel();
         let core = Arc::clone(&self.core);
         let guard = EndGuard(Arc::clone(&log));
+        let alive = Arc::clone(&core.alive);
         let task = async move {
             let ended = life::live(&core, id, call, &guard.0, &cancels).await;
+            drop(alive);
             // Nobody may be waiting any more.
             let _ = sender.send(ended);
         };
@@ -109,7 +116,8 @@ impl Engine {
     }
 
     /// Ends everything: no new calls, what waits is cancelled, what runs is cancelled and gets `grace` before it is
-    /// killed (its own `kill_grace` applies too). Returns when nothing is left: no process, no task, no folder. What a
+    /// killed (its own `kill_grace` applies too). Returns when nothing is left: no process, no task, no folder; the
+    /// engine's own threads end then, too. What a
     /// process that will not die adds to that is bounded by its `reap_timeout`.
     ///
     /// Not cancel-safe in the sense that dropping it leaves the engine closed; call it again to wait on.
@@ -127,11 +135,14 @@ impl Engine {
         while core.starter.janitor.pending() > 0 && Instant::now() < until {
             sleep(Duration::from_millis(2)).await;
         }
+        core.starts.close();
+        core.chores.close();
+        core.starter.janitor.close();
     }
 
     /// How many executions there are that have not ended, those that wait for their turn included.
     pub fn active(&self) -> usize {
-        self.core.tracker.len()
+        Arc::strong_count(&self.core.alive) - 1
     }
 }
 
@@ -140,7 +151,7 @@ struct EndGuard(Arc<EventLog>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        self.0.end(Some(lost_kind()));
+        self.0.end(Some(dropped(std::thread::panicking())));
     }
 }
 
@@ -231,29 +242,34 @@ impl EngineBuilder {
             Some(runtime) => runtime,
             None => Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
         };
-        if !self.temp_dir.is_dir() {
+        // Tools have other working folders than we.
+        let temp_dir = std::path::absolute(&self.temp_dir).unwrap_or_default();
+        if !temp_dir.is_dir() {
             return Err(BuildError::TempDir { path: self.temp_dir });
         }
-        let max_running = self
-            .max_running
-            .unwrap_or_else(|| 8 * std::thread::available_parallelism().map_or(1, usize::from));
         let tracker = TaskTracker::new();
-        let lane = Lane::new(runtime.clone(), tracker.clone());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let max_running = self.max_running.unwrap_or(8 * cores);
+        let lane = |name, threads| Lane::open(name, threads, tracker.clone()).map_err(BuildError::Thread);
+        let starts = lane("run-tool-start", (2 * cores).max(4))?;
+        let chores = lane("run-tool-chores", 2)?;
         let closing = Closing::default();
         let core = Core {
             runtime,
-            tracker,
             closing: closing.clone(),
             queue: Queue::new(max_running, self.max_queued),
-            sweeper: Sweeper::new(Arc::clone(&self.launcher), lane.clone()),
-            lane,
+            sweeper: Sweeper::new(Arc::clone(&self.launcher), chores.clone()),
+            starts,
+            chores,
+            tracker,
+            alive: Arc::default(),
             starter: Starter {
                 catalog: self.catalog,
                 janitor: Janitor::start(Arc::clone(&self.launcher)).map_err(BuildError::Thread)?,
                 launcher: self.launcher,
                 limits: self.limits,
                 max_timeout: self.max_timeout,
-                temp_dir: self.temp_dir,
+                temp_dir,
             },
         };
         Ok(Engine { core: Arc::new(core), _last: Arc::new(Last(closing)) })

@@ -186,6 +186,9 @@ struct BackPressure {
     /// The weight of what it has not seen.
     weight: u64,
     pump: Option<Waker>,
+    /// Since when there has been no room, and for how long there was none before.
+    full_since: Option<Instant>,
+    was_full: Duration,
 }
 
 impl Ring {
@@ -279,13 +282,29 @@ impl EventLog {
     /// Ready when there is room for more output; always, without back-pressure.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ring = self.ring();
-        let capacity = ring.capacity;
-        match &mut ring.back_pressure {
-            Some(pressure) if pressure.weight >= capacity => {
-                pressure.pump = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
+        let capacity = ring.capacity.max(1);
+        let Some(pressure) = &mut ring.back_pressure else { return Poll::Ready(()) };
+        if pressure.weight >= capacity {
+            pressure.full_since.get_or_insert_with(Instant::now);
+            pressure.pump = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        pressure.was_full += pressure.full_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        Poll::Ready(())
+    }
+
+    /// For how long, in all, the reader has held the tool up.
+    pub(crate) fn held_up(&self) -> Duration {
+        let ring = self.ring();
+        let Some(pressure) = &ring.back_pressure else { return Duration::ZERO };
+        pressure.was_full + pressure.full_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The error it ended with, if it has ended with one.
+    pub(crate) fn error(&self) -> Option<ErrorKind> {
+        match &self.ring().ended {
+            Some(Event { kind: EventKind::Ended { error }, .. }) => error.clone(),
+            _ => None,
         }
     }
 

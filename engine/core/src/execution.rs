@@ -131,7 +131,10 @@ impl Future for Execution {
         let end = self.end.as_mut().expect("an execution has one end, which was taken already");
         let ended = std::task::ready!(Pin::new(end).poll(cx));
         self.end = None;
-        Poll::Ready(ended.unwrap_or_else(|_| Err(lost(self.id, self.label.clone()))))
+        Poll::Ready(ended.unwrap_or_else(|_| {
+            let kind = self.log.error().unwrap_or_else(|| dropped(false));
+            Err(ExecutionError::new(kind, Report::new(self.id, self.label.clone())))
+        }))
     }
 }
 
@@ -143,13 +146,12 @@ impl Drop for Execution {
     }
 }
 
-/// The end of an execution whose task was dropped.
-pub(crate) fn lost(id: ExecutionId, label: String) -> ExecutionError {
-    ExecutionError::new(lost_kind(), Report::new(id, label))
-}
-
-pub(crate) fn lost_kind() -> ErrorKind {
-    ErrorKind::Lost {
-        reason: "the runtime that the engine was built on went away; what ran was killed".into(),
-    }
+/// The end of an execution whose task was dropped before it could tell one.
+pub(crate) fn dropped(panicking: bool) -> ErrorKind {
+    let reason = if panicking {
+        "the task that ran it panicked, which is a bug of the engine; what ran was killed"
+    } else {
+        "the runtime that the engine was built on went away; what ran was killed"
+    };
+    ErrorKind::Lost { reason: reason.into() }
 }

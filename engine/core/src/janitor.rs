@@ -24,7 +24,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// How long one walk through `/proc` may take, and how often it is repeated because it found somebody: one that is being
 /// killed may have forked.
-const WALK: Duration = Duration::from_millis(500);
+const WALK: Duration = Duration::from_secs(2);
 const MAX_WALKS: u32 = 8;
 /// How long the thread stays for what does not die when the engine is gone.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -32,7 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Hands processes to the thread. The thread ends when the last of these is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Janitor {
-    sender: mpsc::Sender<Adopted>,
+    /// `None` is the farewell.
+    sender: mpsc::Sender<Option<Adopted>>,
     pending: Arc<AtomicUsize>,
 }
 
@@ -56,6 +57,12 @@ impl Janitor {
         Ok(Self { sender, pending })
     }
 
+    /// Lets the thread end when it has reaped what it has.
+    pub(crate) fn close(&self) {
+        // It has ended already: so be it.
+        let _ = self.sender.send(None);
+    }
+
     /// How many processes are still to be reaped.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
@@ -66,31 +73,36 @@ impl Janitor {
         process.kill();
         self.pending.fetch_add(1, Ordering::AcqRel);
         let target = process.scan_target(pipes);
-        if self.sender.send(Adopted { process, target, walks: MAX_WALKS }).is_err() {
+        if self.sender.send(Some(Adopted { process, target, walks: MAX_WALKS })).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
             tracing::error!("a killed process could not be handed to the janitor and stays a zombie");
         }
     }
 }
 
-fn sweep(launcher: &dyn Launcher, receiver: &mpsc::Receiver<Adopted>, pending: &AtomicUsize) {
+fn sweep(launcher: &dyn Launcher, receiver: &mpsc::Receiver<Option<Adopted>>, pending: &AtomicUsize) {
     let mut adopted: Vec<Adopted> = Vec::new();
     let mut pause = FIRST_LOOK;
     let mut orphaned_since = None;
     loop {
         let news = if adopted.is_empty() {
-            receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            receiver.recv().ok().flatten().ok_or(RecvTimeoutError::Disconnected)
         } else if orphaned_since.is_some() {
             thread::park_timeout(pause);
             Err(RecvTimeoutError::Timeout)
         } else {
-            receiver.recv_timeout(pause)
+            receiver.recv_timeout(pause).and_then(|one| one.ok_or(RecvTimeoutError::Disconnected))
         };
         match news {
             Ok(one) => {
                 adopted.push(one);
                 // A runtime that shuts down drops many: one walk does for all of them.
-                adopted.extend(receiver.try_iter());
+                while let Ok(news) = receiver.try_recv() {
+                    match news {
+                        Some(one) => adopted.push(one),
+                        None => orphaned_since = Some(Instant::now()),
+                    }
+                }
                 pause = FIRST_LOOK;
             }
             Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(LAST_LOOK),

@@ -7,12 +7,11 @@ use tokio::time::timeout;
 
 use crate::{
     call::Call,
-    cancel::{Cancellation, Cancels},
+    cancel::Cancels,
     engine::Core,
-    error::{CancelSource, ErrorKind, ExecutionError},
+    error::{ErrorKind, ExecutionError},
     events::EventLog,
     execution::ExecutionId,
-    lane::Unfinished,
     report::Report,
     running::Running,
     start::Started,
@@ -37,7 +36,7 @@ pub(crate) async fn live(
         Ok(_permit) => {
             report.timings.queued = log.began().elapsed();
             let started =
-                start(core, id, call, cancels).await.and_then(|started| started.watch(log, &core.lane));
+                start(core, id, call, cancels).await.and_then(|started| started.watch(log, &core.chores));
             report.timings.starting = log.began().elapsed() - report.timings.queued;
             match started {
                 Err(kind) => Err(kind),
@@ -75,9 +74,9 @@ async fn admit(
 async fn start(core: &Core, id: ExecutionId, call: Call, cancels: &Cancels) -> Result<Started, ErrorKind> {
     let place = tokio::select! { biased;
         cancellation = cancels.requested() => return Err(cancellation.into()),
-        place = timeout(START_TIMEOUT, core.lane.place()) => place,
+        place = timeout(START_TIMEOUT, core.starts.place()) => place,
     };
-    let Ok(place) = place else {
+    let Ok(Some(place)) = place else {
         return Err(ErrorKind::Busy {
             reason: format!(
                 "starting other programs has blocked for {START_TIMEOUT:?}; are they on a network mount that does not answer"
@@ -86,13 +85,11 @@ async fn start(core: &Core, id: ExecutionId, call: Call, cancels: &Cancels) -> R
     };
     let starter = core.starter.clone();
     let label = call.label();
-    let started = async { place?.run(move || starter.start(id, call)).await };
-    match timeout(START_TIMEOUT, started).await {
+    match timeout(START_TIMEOUT, place.spawn(move || starter.start(id, call))).await {
         Ok(Ok(started)) => started,
-        Ok(Err(Unfinished { panicked: true })) => {
+        Ok(Err(_)) => {
             Err(ErrorKind::Lost { reason: "preparing the call panicked; nothing was started".into() })
         }
-        Ok(Err(Unfinished { panicked: false })) => Err(Cancellation::by(CancelSource::Shutdown).into()),
         Err(_) => Err(ErrorKind::Spawn {
             step: tool_sandbox::LaunchStep::Exec,
             subject: label,

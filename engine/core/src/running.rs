@@ -5,10 +5,9 @@ use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::unix::pipe,
-    task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tool_sandbox::{Exit, Straggler};
+use tool_sandbox::{Exit, Residue, Straggler};
 
 use crate::{
     cancel::Cancels,
@@ -17,7 +16,7 @@ use crate::{
     error::{Clock, ErrorKind},
     events::{EventKind, EventLog},
     janitor::Leader,
-    lane::Lane,
+    lane::{Job, Lane},
     limits::{AfterExit, Settled},
     outcome::{Cause, Evidence, outcome},
     plan::Protocol,
@@ -31,7 +30,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// How often stragglers are looked for anew because there were some: one that is being killed may have forked.
-const MAX_SWEEPS: u32 = 4;
+const MAX_SWEEPS: u32 = 16;
 
 /// A started process and everything that is needed to end it well.
 pub(crate) struct Running<'a> {
@@ -45,7 +44,7 @@ pub(crate) struct Running<'a> {
     protocol: Protocol,
     limits: Settled,
     folder: Option<ChannelFolder>,
-    folder_removal: Option<JoinHandle<()>>,
+    folder_removal: Option<Job<()>>,
     cancels: &'a Cancels,
     sweeper: &'a Sweeper,
     lane: &'a Lane,
@@ -63,6 +62,14 @@ enum Cut {
     Insisted,
     /// Nothing.
     Never,
+}
+
+/// How a phase of pumping ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Done,
+    Cut,
+    TimedOut,
 }
 
 impl<'a> Running<'a> {
@@ -84,7 +91,7 @@ impl<'a> Running<'a> {
             folder_removal: None,
             cancels,
             sweeper: &core.sweeper,
-            lane: &core.lane,
+            lane: &core.chores,
             log,
             enforced: watched.enforced,
             began: Instant::now(),
@@ -106,13 +113,11 @@ impl<'a> Running<'a> {
         report.timings.stopping = stopping.elapsed();
 
         let draining = Instant::now();
-        let stragglers = self.kill_and_drain(&cause).await;
+        report.residue = self.kill_and_drain(&cause).await;
         self.streams.hear_out().await;
         report.pipe_held = self.streams.close();
         let exit = self.reap(&mut report.kill_pending).await;
         self.remove_folder().await;
-        report.residue =
-            stragglers.iter().filter(|other| !other.was_exiting()).map(Straggler::residue).collect();
         report.timings.draining = draining.elapsed();
 
         report.exit = exit.map(|exit| exit.status);
@@ -203,13 +208,26 @@ impl<'a> Running<'a> {
     /// Lets what ended by itself finish what it left behind; asks what did not to end.
     async fn stop(&mut self, cause: &Cause, wall: Instant) {
         if cause.is_natural() {
-            let until = match self.limits.after_exit {
-                AfterExit::Linger(time) => deadline(Instant::now(), time),
-                AfterExit::Wait => wall,
+            let linger = match self.limits.after_exit {
+                AfterExit::Linger(time) => time,
+                AfterExit::Wait => Duration::MAX,
                 AfterExit::Kill => return,
             };
-            self.pump(until, Cut::Requested, |running| running.exited && running.streams.output_at_end())
-                .await;
+            let mut until = deadline(Instant::now(), linger).min(wall);
+            loop {
+                let held_up = self.log.held_up();
+                let ended = self
+                    .pump(until, Cut::Requested, |running| running.exited && running.streams.output_at_end());
+                // What a slow reader took of its time is given back.
+                let held_up = match ended.await {
+                    Phase::TimedOut => self.log.held_up() - held_up,
+                    Phase::Done | Phase::Cut => return,
+                };
+                if held_up.is_zero() || until >= wall {
+                    return;
+                }
+                until = deadline(until, held_up).min(wall);
+            }
         } else {
             self.leader.terminate();
             let until = deadline(Instant::now(), self.limits.kill_grace);
@@ -231,8 +249,9 @@ impl<'a> Running<'a> {
 
     /// SIGKILL to everything, before the leader is reaped, and output until its end or the deadline. What was still
     /// alive is returned.
-    async fn kill_and_drain(&mut self, cause: &Cause) -> Vec<Straggler> {
-        let mut stragglers = Vec::new();
+    async fn kill_and_drain(&mut self, cause: &Cause) -> Vec<Residue> {
+        let mut residue = Vec::new();
+        let mut living: Vec<Straggler> = Vec::new();
         let mut until = None;
         // A normal end costs no walk through /proc, unless there is a sign that somebody is left.
         let mut suspect = !cause.is_natural()
@@ -240,26 +259,27 @@ impl<'a> Running<'a> {
             || !self.streams.output_at_end()
             || self.leader.others_may_be_alive();
         for _ in 0..MAX_SWEEPS {
-            let found = if suspect { self.find_stragglers().await } else { Vec::new() };
+            let mut found = if suspect { self.find_stragglers().await } else { Vec::new() };
+            // Who does not die in spite of a first SIGKILL is found again.
+            found.retain(|straggler| !living.iter().any(|known| known.is(straggler)));
             self.leader.kill();
             for straggler in &found {
                 if !straggler.kill() {
-                    let residue = straggler.residue();
-                    tracing::error!(
-                        pid = residue.pid,
-                        command = residue.command,
-                        "left behind: we may not kill it"
-                    );
+                    let Residue { pid, command, .. } = straggler.residue();
+                    tracing::error!(pid, command, "left behind: we cannot kill it");
                 }
             }
             self.streams.close_input();
             let until = *until.get_or_insert_with(|| deadline(Instant::now(), self.limits.drain));
-            suspect = found.iter().any(|straggler| straggler.residue().escaped);
-            stragglers.extend(found);
-            self.pump(until, Cut::Never, |running| {
-                running.exited && stragglers.iter().all(Straggler::is_dead)
-            })
-            .await;
+            // Whoever was alive may have left the group, or started another, before it was killed.
+            suspect = !found.is_empty();
+            living.extend(found);
+            self.pump(until, Cut::Never, |running| running.exited && living.iter().all(Straggler::is_dead))
+                .await;
+            // The dead need not be held any longer, only named.
+            let (dead, alive) = living.into_iter().partition(Straggler::is_dead);
+            living = alive;
+            residue.extend(named(dead));
             if (!suspect && self.streams.output_at_end()) || Instant::now() >= until {
                 break;
             }
@@ -275,7 +295,8 @@ impl<'a> Running<'a> {
         if let Some(until) = until {
             self.pump(until, Cut::Never, |running| running.streams.output_at_end()).await;
         }
-        stragglers
+        residue.extend(named(living));
+        residue
     }
 
     async fn find_stragglers(&mut self) -> Vec<Straggler> {
@@ -292,7 +313,7 @@ impl<'a> Running<'a> {
     }
 
     /// Pumps until the deadline, which is looked at before each read, until `done`, or until it is cut short.
-    async fn pump(&mut self, until: Instant, cut: Cut, done: impl Fn(&Self) -> bool) {
+    async fn pump(&mut self, until: Instant, cut: Cut, done: impl Fn(&Self) -> bool) -> Phase {
         let cancels = self.cancels;
         let mut deadline = pin!(sleep_until(until));
         let mut cut = pin!(async {
@@ -305,8 +326,8 @@ impl<'a> Running<'a> {
         let mut look = LOOK_AGAIN / 2;
         while !done(self) {
             tokio::select! { biased;
-                () = &mut deadline => return,
-                () = &mut cut => return,
+                () = &mut deadline => return Phase::TimedOut,
+                () = &mut cut => return Phase::Cut,
                 exited = exited(&self.exit, &self.leader), if !self.exited => {
                     self.exited = true;
                     self.lost |= exited.is_err();
@@ -317,6 +338,7 @@ impl<'a> Running<'a> {
                 () = sleep(look) => look = (look * 2).min(LOOK_AGAIN * 5),
             }
         }
+        Phase::Done
     }
 
     /// Reaps the leader, or after too long leaves that to the janitor.
@@ -357,11 +379,16 @@ impl<'a> Running<'a> {
     }
 }
 
+/// What is to be reported of them. Who was on the way out by itself had to be waited for, but was not left behind.
+fn named(stragglers: Vec<Straggler>) -> impl Iterator<Item = Residue> {
+    stragglers.into_iter().filter(|straggler| !straggler.was_exiting()).map(|straggler| straggler.residue())
+}
+
 /// Removes the channel's folder as soon as the worker has opened it, so that the tool cannot.
 fn note(
     step: Step,
     folder: &mut Option<ChannelFolder>,
-    removal: &mut Option<JoinHandle<()>>,
+    removal: &mut Option<Job<()>>,
     lane: &Lane,
 ) -> Option<Finish> {
     if step.hello

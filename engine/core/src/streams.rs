@@ -9,9 +9,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::{io::Errno, pipe::fcntl_getpipe_size};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    pipe::fcntl_getpipe_size,
+};
 use serde_json::Value;
-use tokio::net::unix::pipe;
+use tokio::{net::unix::pipe, task::coop::consume_budget};
 
 use crate::{
     capture::{Capture, Captured},
@@ -84,13 +88,17 @@ impl Streams {
 
     /// One step: resolves when something was moved. Never resolves when everything is closed. Cancel-safe.
     pub(crate) async fn step(&mut self) -> Step {
+        // A worker can say thousands of things in one read: without this the event loop, and with it every clock, would
+        // stand still while they are listened to. First, because nothing may be lost when this is dropped.
+        consume_budget().await;
         std::future::poll_fn(|cx| self.poll_step(cx)).await
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let mut step = Step::default();
         let mut moved = false;
-        if self.log.poll_room(cx).is_ready() {
+        let room = self.log.poll_room(cx).is_ready();
+        if room {
             for output in [&mut self.stdout, &mut self.stderr] {
                 if output.pipe.is_some()
                     && let Poll::Ready(read) = output.poll(cx, &self.log)
@@ -113,7 +121,7 @@ impl Streams {
             }
         }
         if let Some(channel) = &mut self.channel {
-            moved |= channel.poll(cx, &self.log, &mut step, &mut self.written);
+            moved |= channel.poll(cx, room, &self.log, &mut step, &mut self.written);
         }
         if moved { Poll::Ready(step) } else { Poll::Pending }
     }
@@ -137,6 +145,7 @@ impl Streams {
         let channel = self.channel.as_mut().filter(|channel| !channel.finished)?;
         channel.reply.read_rest();
         loop {
+            consume_budget().await;
             let received = std::future::poll_fn(|cx| channel.reply.poll_buffered(cx)).await?;
             let mut step = Step::default();
             channel.open = channel.take(received, &self.log, &mut step);
@@ -155,6 +164,7 @@ impl Streams {
             && let Some(received) = std::future::poll_fn(|cx| channel.reply.poll_buffered(cx)).await
         {
             channel.open = channel.take(received, &self.log, &mut Step::default());
+            consume_budget().await;
         }
     }
 
@@ -271,10 +281,18 @@ impl Output {
                 Err(_) => return true,
             }
             if left == 0 {
-                return true;
+                // Full to the brim is not held.
+                return !hung_up(&pipe);
             }
         }
     }
+}
+
+/// Whether nobody holds the other end any more.
+fn hung_up(pipe: &pipe::Receiver) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// The writing side of stdin, or of a worker's channel.
@@ -319,8 +337,15 @@ impl Input {
 }
 
 impl WorkerChannel {
-    /// Whether anything was moved.
-    fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog, step: &mut Step, bytes_in: &mut u64) -> bool {
+    /// Whether anything was moved. Nothing is read while there is no room for it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: bool,
+        log: &EventLog,
+        step: &mut Step,
+        bytes_in: &mut u64,
+    ) -> bool {
         let mut moved = false;
         if self.ready
             && let Some(call) = &mut self.call
@@ -333,6 +358,7 @@ impl WorkerChannel {
             }
         }
         if self.open
+            && room
             && let Poll::Ready(received) = self.reply.poll(cx)
         {
             moved = true;

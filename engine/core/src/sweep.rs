@@ -11,9 +11,10 @@ use tool_sandbox::{Launcher, ScanTarget, Straggler};
 
 use crate::lane::Lane;
 
-/// How long one walk may take, and how long an execution waits for one at most.
-const WALK: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one walk may take, and how long an execution waits for one at most. It takes milliseconds, but on a machine
+/// with many busy processes for each core it has to wait for its turn again and again.
+const WALK: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Request = (ScanTarget, oneshot::Sender<Vec<Straggler>>);
 

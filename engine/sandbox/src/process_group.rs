@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, access};
 use rustix::{
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, getpriority_pgrp, pidfd_open, setpriority_process},
+    process::{Pid, PidfdFlags, getpgid, getpriority_pgrp, kill_process, pidfd_open, setpriority_process},
 };
 
 use crate::{
@@ -169,11 +169,18 @@ impl Group {
         }
     }
 
-    /// Signals the group, but only while the leader is ours: unreaped, it keeps its id from being given to another group.
+    /// Signals the group, and the leader wherever it is: it may have gone over to another group. But only while the leader
+    /// is ours: unreaped, it keeps its id from being given to another process or group.
     fn signal(&self, signal: Signal) {
-        if !self.reaped && self.has_exited().is_ok() {
-            // It can only fail because nobody of the group is left, or may be signalled by us any more.
-            let _ = self.child.signal(signal);
+        if self.reaped || self.has_exited().is_err() {
+            return;
+        }
+        // They can only fail because nobody is left, or may be signalled by us any more.
+        let _ = self.child.signal(signal);
+        if getpgid(Some(self.pid)) != Ok(self.pid)
+            && let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32)
+        {
+            let _ = kill_process(self.pid, signal);
         }
     }
 }

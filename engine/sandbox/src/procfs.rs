@@ -10,6 +10,8 @@ pub(crate) struct Stat {
     pub(crate) group: i32,
     /// On its way out (PF_EXITING): it runs no code of its own any more, and cannot start anything.
     pub(crate) exiting: bool,
+    /// A thread of the kernel (PF_KTHREAD).
+    pub(crate) kernel: bool,
     pub(crate) threads: u32,
     /// Clock ticks (1/100 s to user space) since boot.
     pub(crate) start_time: u64,
@@ -41,6 +43,7 @@ pub(crate) fn stat(pid: &str) -> io::Result<Stat> {
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     // From the kernel's sched.h.
     const PF_EXITING: u64 = 4;
+    const PF_KTHREAD: u64 = 0x0020_0000;
     // The name is in parentheses and may contain anything, a ')' included: what follows the last one is regular.
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
     let fields: Vec<&str> =
@@ -48,10 +51,12 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     // proc(5) counts from 1, and the first two fields are behind us.
     let field = |number: usize| fields.get(number - 3).copied();
     let address = |number: usize| field(number).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let flags: u64 = field(9)?.parse().ok()?;
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
         group: field(5)?.parse().ok()?,
-        exiting: field(9)?.parse::<u64>().ok()? & PF_EXITING != 0,
+        exiting: flags & PF_EXITING != 0,
+        kernel: flags & PF_KTHREAD != 0,
         threads: field(20)?.parse().ok()?,
         start_time: field(22)?.parse().ok()?,
         layout: [address(28), address(48)],
@@ -66,10 +71,14 @@ pub(crate) fn processes() -> io::Result<impl Iterator<Item = String>> {
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())))
 }
 
-/// Whether the process was started with this line (`NAME=value`) in its environment. `false` when we may not look.
-pub(crate) fn has_environment(pid: &str, line: &str) -> bool {
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == line.as_bytes()))
+/// The environment that the process was started with, as `NAME=value` lines with a NUL behind each. `None` when it has
+/// none: it was given none, or it is in the middle of exec(2), where the old one is gone and the new one not there yet.
+/// Empty when we may not look.
+pub(crate) fn environment(pid: &str) -> Option<Vec<u8>> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environment) if environment.is_empty() => None,
+        other => Some(other.unwrap_or_default()),
+    }
 }
 
 /// The inodes of the pipes that the process can write to. Empty when we may not look.
