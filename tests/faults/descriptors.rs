@@ -8,7 +8,7 @@ use nix::{
     errno::Errno,
     sys::resource::{Resource, getrlimit, setrlimit},
 };
-use support::{Flavour, Mark, Scripted, ended, failed, sh_up, succeeded, with_engine_on};
+use support::{Flavour, Mark, Scripted, ended, failed, ready, sh_up, succeeded, with_engine_on};
 use tool_engine::{Call, Engine, ErrorKind, LaunchStep, Stdin};
 
 use crate::{refused, sh};
@@ -158,4 +158,29 @@ fn many_calls_at_once_with_too_few_descriptors_all_end() {
             ended(engine.start(sh("true"))).await.unwrap();
         },
     );
+}
+
+#[test]
+fn a_crowd_left_behind_uses_up_no_descriptors_and_dies() {
+    with_engine_on(Flavour::MultiThread, crate::plain, |engine| async move {
+        const CROWD: usize = 200;
+        let script = format!("for i in $(seq {CROWD}); do setsid sleep 1000 & done; echo ready; wait");
+        let run = engine.start(sh(&script));
+        ready(&mut run.events()).await;
+        let few = FewDescriptors::leave(100);
+        run.cancel("enough");
+        // Meanwhile others find what they need. At the end, `failed` looks for who is still alive.
+        let others = async {
+            for _ in 0..20 {
+                succeeded(engine.start(sh("true"))).await;
+            }
+        };
+        let ((kind, report), ()) = tokio::join!(failed(run), others);
+        drop(few);
+        assert_eq!(kind.name(), "canceled");
+        assert!(
+            report.residue.len() >= CROWD / 2 && report.residue.iter().all(|left| left.killed),
+            "{report:?}"
+        );
+    });
 }
