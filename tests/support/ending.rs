@@ -46,7 +46,7 @@ pub async fn ended(run: Execution) -> Result<Report, ExecutionError> {
     let mut events = run.events_from(0);
     let end = timeout(PATIENCE, run).await.unwrap_or_else(|_| panic!("no end within {PATIENCE:?}"));
     let left = alive(id);
-    assert!(left.is_empty(), "still alive after the end: {left:?}");
+    assert!(left.is_empty(), "still alive after the end: {left:?}; {end:?}");
     let mut log = Vec::new();
     while let Some(event) = events.try_next() {
         log.push(event);

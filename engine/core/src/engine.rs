@@ -13,7 +13,7 @@ use tool_sandbox::{Launcher, ProcessGroups};
 use crate::{
     call::Call,
     cancel::{Cancels, Closing},
-    events::EventLog,
+    event_log::EventLog,
     execution::{Execution, ExecutionId, dropped},
     janitor::Janitor,
     lane::Lane,

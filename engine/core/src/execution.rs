@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     cancel::{CancelHandle, Cancellation},
     error::{CancelSource, ErrorKind, ExecutionError},
-    events::{EventLog, Events},
+    event_log::{EventLog, Events},
     report::Report,
 };
 

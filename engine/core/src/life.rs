@@ -10,7 +10,7 @@ use crate::{
     cancel::Cancels,
     engine::Core,
     error::{ErrorKind, ExecutionError},
-    events::EventLog,
+    event_log::EventLog,
     execution::ExecutionId,
     report::Report,
     running::Running,

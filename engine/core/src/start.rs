@@ -15,7 +15,7 @@ use crate::{
     channel::{self, CallLine, Channel, ChannelFolder, Reply},
     environment,
     error::{ErrorKind, invalid},
-    events::EventLog,
+    event_log::EventLog,
     execution::ExecutionId,
     janitor::{Janitor, Leader},
     lane::Lane,

@@ -21,7 +21,8 @@ use crate::{
     capture::{Capture, Captured},
     channel::{self, Message, Received, Reply},
     error::{ProtocolFault, ToolError},
-    events::{Chunk, EventKind, EventLog},
+    event_log::EventLog,
+    events::{Chunk, EventKind},
     report::Stream,
 };
 
