@@ -11,7 +11,7 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Uid,
 };
-use support::{Flavour, Rig, failed, sh_up, succeeded};
+use support::{Flavour, Rig, failed, patient, sh_up, succeeded};
 use tool_engine::{BuildError, LaunchStep};
 
 use crate::{
@@ -63,7 +63,7 @@ const SOON: Duration = Duration::from_secs(15);
 fn refused_at_once(flavour: Flavour) {
     Rig::run(flavour, |rig| async move {
         let mark = rig.mark();
-        let engine = rig.engine();
+        let engine = rig.builder().limits(patient()).build().expect("an engine can be built");
         // The first is for an engine, and a runtime, that have done nothing so far.
         for _ in 0..10 {
             let none = NoProcess::begin();
@@ -122,7 +122,7 @@ fn what_runs_when_processes_run_out_is_stopped_all_the_same() {
 fn inner_stop() {
     if is_inner() {
         Rig::run(Flavour::MultiThread, |rig| async move {
-            let engine = rig.engine();
+            let engine = rig.builder().limits(patient()).build().unwrap();
             for _ in 0..10 {
                 let run = engine.start(sh_up("setsid sleep 110 & up; echo ready; exec sleep 100"));
                 support::ready(&mut run.events()).await;
@@ -170,7 +170,7 @@ fn a_tool_that_may_start_nothing_says_so_itself() {
 fn inner_tool() {
     if is_inner() {
         Rig::run(Flavour::MultiThread, |rig| async move {
-            let engine = rig.engine();
+            let engine = rig.builder().limits(patient()).build().unwrap();
             // The limit is the tool's own, and so is what it does about it.
             let (kind, report) = failed(engine.start(sh("ulimit -u 1; /bin/true; exit 7"))).await;
             assert_eq!(kind.name(), "process");

@@ -6,8 +6,8 @@ use jsonschema::Validator;
 use serde_json::Value;
 use tokio::time::timeout;
 use tool_engine::{
-    Call, Catalog, Engine, EngineBuilder, ErrorKind, Event, EventKind, Execution, ExecutionError, Plan,
-    Protocol, Report, ReportDocument,
+    Call, Catalog, Engine, EngineBuilder, ErrorKind, Event, EventKind, Execution, ExecutionError, Limits,
+    Plan, Protocol, Report, ReportDocument,
 };
 
 use crate::{Flavour, Rig, alive, hostile_path, wait::PATIENCE};
@@ -28,12 +28,18 @@ pub fn with_engine_on<F: Future<Output = ()>>(
 ) {
     Rig::run(flavour, |rig| async move {
         let mark = rig.mark();
-        let engine = configure(rig.builder()).build().expect("an engine can be built");
+        let engine = configure(rig.builder().limits(patient())).build().expect("an engine can be built");
         test(engine.clone()).await;
         engine.shutdown(Duration::from_secs(20)).await;
         drop(engine);
         mark.assert_settled("after the test").await;
     });
+}
+
+/// Limits for tests that look at whether everything is dead: on a busy machine it takes its time to die.
+pub fn patient() -> Limits {
+    let long = Some(Duration::from_secs(20));
+    Limits { drain: long, reap_timeout: long, ..Limits::default() }
 }
 
 /// Waits for the end, and checks what holds for every ending: nothing of the execution is alive; the event log has one

@@ -11,7 +11,7 @@ mod scenario;
 mod wait;
 
 pub use dice::Dice;
-pub use ending::{OneTool, Scripted, ended, failed, sh_up, succeeded, with_engine, with_engine_on};
+pub use ending::{OneTool, Scripted, ended, failed, patient, sh_up, succeeded, with_engine, with_engine_on};
 pub use mark::Mark;
 pub use pattern::{assert_same, pattern};
 pub use processes::{alive, alive_of, children, group_alive, is_alive, is_own_child, remains};
