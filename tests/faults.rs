@@ -18,6 +18,8 @@ mod interrupts;
 mod processes;
 #[path = "faults/space.rs"]
 mod space;
+#[path = "faults/sweep.rs"]
+mod sweep;
 #[path = "faults/vanishing.rs"]
 mod vanishing;
 

@@ -180,6 +180,12 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>) {
                 left.command, left.pid
             )?;
         }
+        if report.sweep_incomplete {
+            writeln!(
+                out,
+                "run-tool: this machine is too busy to look for all that was left running; there may be more"
+            )?;
+        }
         if report.pipe_held {
             writeln!(
                 out,

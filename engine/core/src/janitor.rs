@@ -136,7 +136,7 @@ fn kill_stragglers(launcher: &dyn Launcher, adopted: &mut [Adopted]) {
         return;
     }
     let targets: Vec<_> = searched.iter().map(|one| one.target.clone()).collect();
-    for (one, found) in searched.iter_mut().zip(launcher.stragglers(&targets, WALK)) {
+    for (one, found) in searched.iter_mut().zip(launcher.stragglers(&targets, WALK).found) {
         for straggler in &found {
             straggler.kill();
         }

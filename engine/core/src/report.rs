@@ -56,6 +56,8 @@ pub struct Report {
     pub enforced: Option<Enforced>,
     /// What still ran when the tool had ended, and was killed.
     pub residue: Vec<Residue>,
+    /// Looking for what still ran took too long and was given up: there may be more than `residue` names.
+    pub sweep_incomplete: bool,
     /// Somebody out of reach still held the tool's stdout or stderr when we stopped listening, so that there may have
     /// been more to come.
     pub pipe_held: bool,
@@ -78,6 +80,7 @@ impl Report {
             usage: Usage::default(),
             enforced: None,
             residue: Vec::new(),
+            sweep_incomplete: false,
             pipe_held: false,
             kill_pending: false,
             discarded_messages: 0,

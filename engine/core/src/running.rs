@@ -24,7 +24,7 @@ use crate::{
     report::Report,
     start::Watched,
     streams::{Finish, Step, Streams},
-    sweep::Sweeper,
+    sweep::{Found, Sweeper},
 };
 
 /// How often what cannot be awaited is looked at: whether a group is empty, whether stragglers are dead.
@@ -114,7 +114,7 @@ impl<'a> Running<'a> {
         report.timings.stopping = stopping.elapsed();
 
         let draining = Instant::now();
-        report.residue = self.kill_and_drain(&cause).await;
+        (report.residue, report.sweep_incomplete) = self.kill_and_drain(&cause).await;
         self.streams.hear_out().await;
         report.pipe_held = self.streams.close();
         let exit = self.reap(&mut report.kill_pending).await;
@@ -240,6 +240,7 @@ impl<'a> Running<'a> {
                 let others: Vec<_> = self
                     .find_stragglers()
                     .await
+                    .stragglers
                     .into_iter()
                     .filter(|other| !other.residue().escaped)
                     .collect();
@@ -249,18 +250,24 @@ impl<'a> Running<'a> {
     }
 
     /// SIGKILL to everything, before the leader is reaped, and output until its end or the deadline. What was still
-    /// alive is returned.
-    async fn kill_and_drain(&mut self, cause: &Cause) -> Vec<Residue> {
+    /// alive is returned, and whether the last look for it was given up half-way.
+    async fn kill_and_drain(&mut self, cause: &Cause) -> (Vec<Residue>, bool) {
         let mut residue = Vec::new();
         let mut living: Vec<Straggler> = Vec::new();
         let mut until = None;
+        let mut incomplete = false;
         // A normal end costs no walk through /proc, unless there is a sign that somebody is left.
         let mut suspect = !cause.is_natural()
             || !self.exited
             || !self.streams.output_at_end()
             || self.leader.others_may_be_alive();
         for _ in 0..MAX_SWEEPS {
-            let mut found = if suspect { self.find_stragglers().await } else { Vec::new() };
+            let Found { stragglers: mut found, complete } = if suspect {
+                self.find_stragglers().await
+            } else {
+                Found { complete: true, ..Found::default() }
+            };
+            incomplete = !complete;
             // Who does not die in spite of a first SIGKILL is found again.
             found.retain(|straggler| !living.iter().any(|known| known.is(straggler)));
             self.leader.kill();
@@ -273,7 +280,7 @@ impl<'a> Running<'a> {
             self.streams.close_input();
             let until = *until.get_or_insert_with(|| deadline(Instant::now(), self.limits.drain));
             // Whoever was alive may have left the group, or started another, before it was killed.
-            suspect = !found.is_empty();
+            suspect = incomplete || !found.is_empty();
             living.extend(found);
             self.pump(until, Cut::Never, |running| running.exited && living.iter().all(Straggler::is_dead))
                 .await;
@@ -297,10 +304,10 @@ impl<'a> Running<'a> {
             self.pump(until, Cut::Never, |running| running.streams.output_at_end()).await;
         }
         residue.extend(named(living));
-        residue
+        (residue, incomplete)
     }
 
-    async fn find_stragglers(&mut self) -> Vec<Straggler> {
+    async fn find_stragglers(&mut self) -> Found {
         let target = self.leader.scan_target();
         let mut finding = pin!(self.sweeper.find(target));
         loop {

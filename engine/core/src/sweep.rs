@@ -7,16 +7,24 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use tool_sandbox::{Launcher, ScanTarget, Straggler};
+use tool_sandbox::{Launcher, ScanTarget, Straggler, Swept};
 
 use crate::lane::Lane;
 
 /// How long one walk may take, and how long an execution waits for one at most. It takes milliseconds, but on a machine
 /// with many busy processes for each core it has to wait for its turn again and again.
 const WALK: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
-type Request = (ScanTarget, oneshot::Sender<Vec<Straggler>>);
+type Request = (ScanTarget, oneshot::Sender<Found>);
+
+/// What is left of one execution.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) stragglers: Vec<Straggler>,
+    /// Whether all processes were looked at.
+    pub(crate) complete: bool,
+}
 
 #[derive(Debug)]
 pub(crate) struct Sweeper {
@@ -33,7 +41,7 @@ impl Sweeper {
     }
 
     /// What still runs of this execution besides its leader. Takes at most [`PATIENCE`].
-    pub(crate) async fn find(&self, target: ScanTarget) -> Vec<Straggler> {
+    pub(crate) async fn find(&self, target: ScanTarget) -> Found {
         let (sender, mut answer) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((target, sender));
         let walk = async {
@@ -47,16 +55,17 @@ impl Sweeper {
                 let _turn = turn;
                 let requests = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
                 let (targets, senders): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
-                for (found, sender) in launcher.stragglers(&targets, WALK).into_iter().zip(senders) {
+                let Swept { found, complete } = launcher.stragglers(&targets, WALK);
+                for (stragglers, sender) in found.into_iter().zip(senders) {
                     // Who does not wait any more does not need it.
-                    let _ = sender.send(found);
+                    let _ = sender.send(Found { stragglers, complete });
                 }
             });
             answer.await.unwrap_or_default()
         };
         tokio::time::timeout(PATIENCE, walk).await.unwrap_or_else(|_| {
             tracing::warn!("looking for processes left behind takes too long; this execution ends without");
-            Vec::new()
+            Found::default()
         })
     }
 }

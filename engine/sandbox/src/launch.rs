@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     level::Enforced,
-    residue::{ScanTarget, Straggler},
+    residue::{ScanTarget, Swept},
 };
 
 /// Where the process reads its standard input from. A terminal is never passed in.
@@ -66,8 +66,8 @@ pub trait Launcher: Send + Sync + Debug {
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
 
     /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within
-    /// `bound` (what was not looked at by then is missing from the answer).
-    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>>;
+    /// `bound` (what was not looked at by then is missing from the answer, which says so).
+    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
 }
 
 /// A started process, not yet reaped: as long as this value exists its process id names that process and no other.

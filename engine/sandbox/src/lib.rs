@@ -17,4 +17,4 @@ pub use launch::{
 };
 pub use level::{Enforced, Level};
 pub use process_group::ProcessGroups;
-pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, scan};
+pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};

@@ -23,7 +23,7 @@ use crate::{
     launch::{Exit, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Process, Stdin},
     level::{Enforced, Level},
     program,
-    residue::{self, EXECUTION_VARIABLE, ScanTarget, Straggler},
+    residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
     wait,
 };
 
@@ -83,7 +83,7 @@ impl Launcher for ProcessGroups {
         Ok(Launched { process: Box::new(process), exit, stdin, stdout, stderr, enforced: self.enforced() })
     }
 
-    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>> {
+    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept {
         residue::scan(targets, bound)
     }
 }

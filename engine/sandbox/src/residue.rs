@@ -102,6 +102,15 @@ pub(crate) fn ticks_since_boot() -> u64 {
 /// and must not use up the descriptors of whoever runs it.
 const MAX_HELD: usize = 32;
 
+/// What a walk through `/proc` came to.
+#[derive(Debug)]
+pub struct Swept {
+    /// For each target, what still runs of it.
+    pub found: Vec<Vec<Straggler>>,
+    /// Whether all processes were looked at. `false`: time ran out, and there may be more.
+    pub complete: bool,
+}
+
 /// A process found by [`scan`]: nothing else can be hit when it is killed.
 #[derive(Debug)]
 pub struct Straggler {
@@ -167,19 +176,21 @@ const MAX_LOOKS: u32 = 4;
 ///
 /// Our own process is left out, and so is a child of ours between fork and exec: for that moment it holds copies of all
 /// our descriptors, other executions' pipes included.
-pub fn scan(targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>> {
+pub fn scan(targets: &[ScanTarget], bound: Duration) -> Swept {
     let mut found: Vec<Vec<Straggler>> = targets.iter().map(|_| Vec::new()).collect();
-    let Some(oldest) = targets.iter().map(|target| target.not_before).min() else { return found };
+    let Some(oldest) = targets.iter().map(|target| target.not_before).min() else {
+        return Swept { found, complete: true };
+    };
     let deadline = Instant::now() + bound;
     let Ok(own) = procfs::stat("self") else {
         tracing::error!("cannot look for processes left behind: /proc is not readable; mount it");
-        return found;
+        return Swept { found, complete: false };
     };
     // Ourselves, and the leaders: they are no stragglers.
     let mut seen: HashSet<String> = targets.iter().map(|target| target.leader.to_string()).collect();
     seen.insert(std::process::id().to_string());
     for list in 0..MAX_LISTS {
-        let Ok(processes) = procfs::processes() else { return found };
+        let Ok(processes) = procfs::processes() else { return Swept { found, complete: false } };
         let mut new: Vec<String> = processes.filter(|pid| !seen.contains(pid)).collect();
         // The youngest mostly come last, and they are what is looked for: first with them, in case time runs out.
         new.reverse();
@@ -192,7 +203,7 @@ pub fn scan(targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>> {
                     ?bound,
                     "gave up looking for processes left behind: /proc is too large or too slow"
                 );
-                return found;
+                return Swept { found, complete: false };
             }
             let Ok(stat) = procfs::stat(&pid) else { continue };
             let mut traces = None;
@@ -214,7 +225,7 @@ pub fn scan(targets: &[ScanTarget], bound: Duration) -> Vec<Vec<Straggler>> {
             seen.insert(pid);
         }
     }
-    found
+    Swept { found, complete: true }
 }
 
 /// Opens a pidfd, if it is to be held, then makes sure that it names the process we looked at.
