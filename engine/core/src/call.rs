@@ -31,6 +31,8 @@ pub enum Target {
     Tool(String),
     /// A program and its arguments.
     Command(Vec<OsString>),
+    /// What the file of a tool declares about it. The tool itself is loaded and not called.
+    Description(String),
 }
 
 /// What a raw command reads from its standard input.
@@ -69,6 +71,12 @@ impl Call {
     /// its arguments. Its exit code is its outcome.
     pub fn command<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Self {
         Self::new(Target::Command(words.into_iter().map(Into::into).collect()), Value::Null)
+    }
+
+    /// Loads the tool `name` without calling it. The value is what its file declares about it: an object with
+    /// `description`, `input_schema` and `output_schema`, each where there is one. A command declares nothing.
+    pub fn description(name: impl Into<String>) -> Self {
+        Self::new(Target::Description(name.into()), Value::Null)
     }
 
     /// What is called.
@@ -161,7 +169,7 @@ impl Call {
     /// For the report: the tool's name, or the command's words.
     pub(crate) fn label(&self) -> String {
         match &self.target {
-            Target::Tool(name) => name.clone(),
+            Target::Tool(name) | Target::Description(name) => name.clone(),
             Target::Command(words) => {
                 words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
             }

@@ -29,6 +29,7 @@ use crate::{
     error::{ProtocolFault, ToolError},
     events::{LogMessage, Progress},
     lane::{Job, Lane},
+    plan::Declared,
 };
 
 /// The version of the protocol that is spoken here.
@@ -109,12 +110,10 @@ impl Channel {
 
 /// The one line that the worker is sent.
 #[derive(Debug, Serialize)]
-#[serde(tag = "type", rename = "call")]
-pub(crate) struct CallLine<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) tool: &'a str,
-    pub(crate) input: &'a Value,
-    pub(crate) config: &'a Value,
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Request<'a> {
+    Call { id: &'a str, tool: &'a str, input: &'a Value, config: &'a Value },
+    Describe,
 }
 
 /// What a worker says.
@@ -122,7 +121,7 @@ pub(crate) struct CallLine<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Message {
     Hello { protocol: u32 },
-    Ready,
+    Ready(Declared),
     Progress(Progress),
     Log(LogMessage),
     Result { value: Value },
@@ -310,7 +309,7 @@ mod tests {
             .unwrap();
         assert!(matches!(receive(&mut reply).await, Received::Garbage));
         assert!(matches!(receive(&mut reply).await, Received::Garbage));
-        assert!(matches!(receive(&mut reply).await, Received::Message(Message::Ready)));
+        assert!(matches!(receive(&mut reply).await, Received::Message(Message::Ready(_))));
         assert!(matches!(receive(&mut reply).await, Received::Garbage));
         assert_eq!(reply.first_garbage, "oops");
         writer.write_all(b"\n").unwrap();

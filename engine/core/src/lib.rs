@@ -62,7 +62,10 @@ pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
-pub use plan::{Catalog, Plan, Protocol};
+pub use plan::{Catalog, Contract, Declared, Plan, Protocol};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use tokio_util::sync::CancellationToken;
-pub use tool_sandbox::{Enforced, ExitStatus, LaunchStep, Launcher, Level, ProcessGroups, Residue};
+pub use tool_sandbox::{
+    Enforced, ExitStatus, LaunchStep, Launcher, Level, Network, Policy, ProcessGroups, Residue,
+    ResourceLimits,
+};

@@ -74,6 +74,35 @@ impl Limits {
         }
     }
 
+    /// Whether a call with these limits stays within those of its tool. A call may ask for less, not for more. The timeout
+    /// has a ceiling of its own, so it is not looked at.
+    pub(crate) fn within(&self, tool: &Limits) -> Result<(), ErrorKind> {
+        fn more<T: PartialOrd>(asked: Option<T>, allowed: Option<T>) -> bool {
+            matches!((asked, allowed), (Some(asked), Some(allowed)) if asked > allowed)
+        }
+        let linger = |after_exit: AfterExit| match after_exit {
+            AfterExit::Kill => Duration::ZERO,
+            AfterExit::Linger(time) => time,
+            AfterExit::Wait => Duration::MAX,
+        };
+        let raised = [
+            ("idle timeout", more(self.idle_timeout, tool.idle_timeout)),
+            ("kill grace", more(self.kill_grace, tool.kill_grace)),
+            ("time after the exit", more(self.after_exit.map(linger), tool.after_exit.map(linger))),
+            ("stdout", more(self.stdout, tool.stdout)),
+            ("stderr", more(self.stderr, tool.stderr)),
+            ("message size", more(self.message, tool.message)),
+        ];
+        match raised.iter().find(|(_, raised)| *raised) {
+            None => Ok(()),
+            Some((name, _)) => Err(invalid(
+                *name,
+                "the call asks for more than the tool's own limit",
+                "ask for less, or raise it where the tool is declared",
+            )),
+        }
+    }
+
     /// All of them, checked.
     pub(crate) fn settle(&self, max_timeout: Duration) -> Result<Settled, ErrorKind> {
         let timeout = self.timeout.unwrap_or(Duration::from_secs(60).min(max_timeout));
@@ -87,8 +116,8 @@ impl Limits {
         if timeout > max_timeout {
             return Err(invalid(
                 "timeout",
-                format!("{timeout:?} is more than the longest that this engine allows, {max_timeout:?}"),
-                "ask for less, or raise it with `Engine::builder().max_timeout(…)`",
+                format!("{timeout:?} is more than the longest that is allowed, {max_timeout:?}"),
+                "ask for less, or raise it: `max_timeout` of the tool, `Engine::builder().max_timeout(…)`",
             ));
         }
         Ok(Settled {

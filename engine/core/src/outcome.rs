@@ -1,5 +1,7 @@
 //! From what happened to what it is called, in one place.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tool_sandbox::ExitStatus;
 
@@ -7,11 +9,11 @@ use crate::{
     cancel::Cancellation,
     capture::Captured,
     error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError, reaped_by_others},
-    lane::Lane,
+    lane::{Lane, Unfinished},
     limits::{Overflow, Settled},
-    plan::Protocol,
+    plan::{Declared, Protocol},
     report::Stream,
-    start::stdio_value,
+    start::{Terms, stdio_value},
     streams::Finish,
 };
 
@@ -25,6 +27,8 @@ pub(crate) enum Cause {
     Canceled(Cancellation),
     Timeout(Clock),
     Overflow(Stream),
+    /// The tool does not take this input.
+    Refused(ErrorKind),
     Fault(ProtocolFault),
     /// Somebody else reaped the process.
     Lost,
@@ -52,6 +56,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) cause: Cause,
     pub(crate) exit: Option<ExitStatus>,
     pub(crate) protocol: &'a Protocol,
+    pub(crate) terms: Option<Terms>,
+    pub(crate) declared: Arc<Declared>,
     pub(crate) limits: &'a Settled,
     pub(crate) stdout: &'a Captured,
     pub(crate) stderr: &'a Captured,
@@ -61,7 +67,8 @@ pub(crate) struct Evidence<'a> {
 
 /// The one outcome: a value (which a plain command does not have), or why there is none.
 pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, ErrorKind> {
-    let Evidence { mut cause, exit, protocol, limits, stdout, stderr, first_garbage, lane } = evidence;
+    let Evidence { mut cause, exit, protocol, terms, declared, limits, stdout, stderr, first_garbage, lane } =
+        evidence;
     // It may have been quicker to write too much and exit than we were to read it.
     if matches!(cause, Cause::Exited) && limits.overflow == Overflow::Fail {
         if stdout.total() > limits.stdout {
@@ -89,7 +96,8 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
             },
         }),
         (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
-        (Cause::Result(Ok(value)), _) => Ok(Some(value)),
+        (Cause::Refused(kind), _) => Err(kind),
+        (Cause::Result(Ok(value)), _) => agreed(value, terms, declared, lane).await.map(Some),
         (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(Box::new(error))),
         (Cause::Lost, _) | (Cause::Exited, None) => Err(reaped_by_others()),
         (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
@@ -99,10 +107,8 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
             }),
             Protocol::Stdio => {
                 let output = stdout.bytes();
-                let parsed = lane.spawn(move || stdio_value(&output)).await;
-                parsed
-                    .map(Some)
-                    .map_err(|_| ErrorKind::Lost { reason: "reading the result was interrupted".into() })
+                let value = lane.spawn(move || stdio_value(&output)).await.map_err(interrupted)?;
+                agreed(value, terms, declared, lane).await.map(Some)
             }
             Protocol::Channel { .. } => {
                 Err(ErrorKind::Protocol { fault: ProtocolFault::NoResult, excerpt: first_garbage })
@@ -110,4 +116,20 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         },
         (Cause::Exited, Some(status)) => Err(ErrorKind::Process { status }),
     }
+}
+
+/// The value, if it is what the tool declares to return.
+async fn agreed(
+    value: Value,
+    terms: Option<Terms>,
+    declared: Arc<Declared>,
+    lane: &Lane,
+) -> Result<Value, ErrorKind> {
+    let Some(Terms { contract, .. }) = terms else { return Ok(value) };
+    let check = move || contract.check_output(&value, &declared).map(|()| value);
+    lane.spawn(check).await.map_err(interrupted)?.map_err(ErrorKind::Tool)
+}
+
+fn interrupted(_: Unfinished) -> ErrorKind {
+    ErrorKind::Lost { reason: "reading the result was interrupted".into() }
 }

@@ -1,14 +1,21 @@
 //! A call made concrete, and who makes it so.
 
-use std::{ffi::OsString, fmt::Debug, path::PathBuf};
+use std::{ffi::OsString, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
+use serde::Deserialize;
 use serde_json::Value;
+use tool_sandbox::{Level, Policy, ResourceLimits};
 
-use crate::{call::Call, error::ErrorKind, limits::Limits};
+use crate::{
+    call::Call,
+    error::{ErrorKind, ToolError},
+    limits::Limits,
+};
 
 /// Knows tools by name. The engine itself knows none, and no runtime either.
 pub trait Catalog: Send + Sync + Debug {
-    /// What to start for this call, whose target is a tool. May block for as long as it takes to look at files.
+    /// What to start for this call, whose target is a tool, or a tool's description. May block for as long as it takes to
+    /// look at files.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an unknown tool, an input that does not fit; nothing is started then.
@@ -29,8 +36,17 @@ pub struct Plan {
     pub workdir: Option<PathBuf>,
     /// How to speak to it.
     pub protocol: Protocol,
-    /// Limits, where the call says nothing.
+    /// Limits, where the call says nothing. A call may lower them, not raise them; but for the timeout, which it may raise
+    /// up to [`max_timeout`](Self::max_timeout).
     pub limits: Limits,
+    /// The longest timeout that a call may ask for. `None`: the engine's.
+    pub max_timeout: Option<Duration>,
+    /// What the process may touch.
+    pub policy: Policy,
+    /// How much it may use.
+    pub resources: ResourceLimits,
+    /// What holds input and value against what the tool declares.
+    pub contract: Option<Arc<dyn Contract>>,
 }
 
 impl Plan {
@@ -43,7 +59,54 @@ impl Plan {
             workdir: None,
             protocol,
             limits: Limits::default(),
+            max_timeout: None,
+            policy: Policy::default(),
+            resources: ResourceLimits::default(),
+            contract: None,
         }
+    }
+
+    /// The least level that can enforce its policy and its limits. A level that the policy names stands for both: who
+    /// accepts less says so.
+    pub(crate) fn least_level(&self) -> Level {
+        self.policy.level.unwrap_or_else(|| self.policy.least_level().max(self.resources.least_level()))
+    }
+}
+
+/// Holds a call's input and a tool's value against what the tool declares. Called off the runtime's own threads.
+///
+/// What is known beforehand is better checked in [`Catalog::resolve`], before anything is started: this is for what a
+/// tool's own file declares, which is known when its worker has loaded it.
+pub trait Contract: Send + Sync + Debug {
+    /// Whether the tool takes this input. Asked when it has been loaded and declares something, before it is called.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`]; the tool is not called then.
+    fn check_input(&self, input: &Value, declared: &Declared) -> Result<(), ErrorKind>;
+
+    /// Whether this is what the tool says it returns. Asked for every value.
+    ///
+    /// # Errors
+    /// The tool's mistake.
+    fn check_output(&self, value: &Value, declared: &Declared) -> Result<(), Box<ToolError>>;
+}
+
+/// What a tool's own file declares about it: JSON Schemas, as they are.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct Declared {
+    /// Of its input.
+    #[serde(default)]
+    pub input_schema: Option<Value>,
+    /// Of its value.
+    #[serde(default)]
+    pub output_schema: Option<Value>,
+}
+
+impl Declared {
+    /// Whether it declares nothing.
+    pub fn is_empty(&self) -> bool {
+        self.input_schema.is_none() && self.output_schema.is_none()
     }
 }
 

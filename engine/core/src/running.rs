@@ -20,9 +20,9 @@ use crate::{
     lane::{Job, Lane},
     limits::{AfterExit, Settled},
     outcome::{Cause, Evidence, outcome},
-    plan::Protocol,
+    plan::{Declared, Protocol},
     report::Report,
-    start::Watched,
+    start::{Terms, Watched},
     streams::{Finish, Step, Streams},
     sweep::{Found, Sweeper},
 };
@@ -43,6 +43,8 @@ pub(crate) struct Running<'a> {
     lost: bool,
     streams: Streams,
     protocol: Protocol,
+    terms: Option<Terms>,
+    declared: Arc<Declared>,
     limits: Settled,
     folder: Option<ChannelFolder>,
     folder_removal: Option<Job<()>>,
@@ -87,6 +89,8 @@ impl<'a> Running<'a> {
             lost: false,
             streams: watched.streams,
             protocol: watched.protocol,
+            terms: watched.terms,
+            declared: Arc::default(),
             limits: watched.limits,
             folder: watched.folder,
             folder_removal: None,
@@ -139,6 +143,8 @@ impl<'a> Running<'a> {
             cause,
             exit: report.exit,
             protocol: &self.protocol,
+            terms: self.terms,
+            declared: self.declared,
             limits: &self.limits,
             stdout: &report.stdout,
             stderr: &report.stderr,
@@ -158,6 +164,7 @@ impl<'a> Running<'a> {
         let idle_limit = self.limits.idle_timeout;
         let idle_deadline = |alive_at| idle_limit.map_or_else(far_future, |limit| deadline(alive_at, limit));
         let mut idle = pin!(sleep_until(idle_deadline(alive_at)));
+        let mut inspection: Option<Job<Result<(), ErrorKind>>> = None;
         loop {
             tokio::select! { biased;
                 exited = exited(&self.exit, &self.leader) => {
@@ -167,9 +174,20 @@ impl<'a> Running<'a> {
                 }
                 cancellation = &mut requested => return Cause::Canceled(cancellation),
                 () = &mut wall => return Cause::Timeout(Clock::Wall),
-                step = self.streams.step() => {
+                // While the call is held back there is nothing for the tool to do.
+                inspected = inspected(&mut inspection) => {
+                    inspection = None;
+                    match inspected {
+                        Ok(()) => self.streams.release_call(),
+                        Err(kind) => return Cause::Refused(kind),
+                    }
+                }
+                mut step = self.streams.step() => {
                     if step.activity {
                         alive_at = Instant::now();
+                    }
+                    if let Some(declared) = step.declared.take() {
+                        inspection = self.inspect(declared);
                     }
                     if let Some(finish) = note(step, &mut self.folder, &mut self.folder_removal, self.lane) {
                         return finish.into();
@@ -185,6 +203,13 @@ impl<'a> Running<'a> {
                 }
             }
         }
+    }
+
+    /// Holds the input against what the tool declares.
+    fn inspect(&mut self, declared: Declared) -> Option<Job<Result<(), ErrorKind>>> {
+        self.declared = Arc::new(declared);
+        let (Terms { contract, input }, declared) = (self.terms.clone()?, Arc::clone(&self.declared));
+        Some(self.lane.spawn(move || contract.check_input(&input, &declared)))
     }
 
     /// It ended before we touched it, if it had exited, or its result was on the way, when the clock or the cancellation
@@ -405,6 +430,18 @@ fn note(
         *removal = Some(lane.spawn(move || drop(folder)));
     }
     step.finish
+}
+
+/// What an inspection came to; never, without one. Cancel-safe.
+async fn inspected(inspection: &mut Option<Job<Result<(), ErrorKind>>>) -> Result<(), ErrorKind> {
+    match inspection {
+        Some(job) => job.await.unwrap_or_else(|_| {
+            Err(ErrorKind::Lost {
+                reason: "looking at what the tool declares panicked; it was not called".into(),
+            })
+        }),
+        None => pending().await,
+    }
 }
 
 /// Resolves when the leader has exited, without reaping it. Cancel-safe.

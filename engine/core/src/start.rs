@@ -8,11 +8,11 @@ use std::{
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::net::unix::pipe;
-use tool_sandbox::{Enforced, LaunchError, LaunchSpec, LaunchStep, Launcher};
+use tool_sandbox::{Enforced, LaunchError, LaunchSpec, LaunchStep, Launcher, Level};
 
 use crate::{
     call::{Call, Stdin, Target},
-    channel::{self, CallLine, Channel, ChannelFolder, Reply},
+    channel::{self, Channel, ChannelFolder, Reply, Request},
     environment,
     error::{ErrorKind, invalid},
     event_log::EventLog,
@@ -20,7 +20,7 @@ use crate::{
     janitor::{Janitor, Leader},
     lane::Lane,
     limits::{Limits, Overflow, Settled},
-    plan::{Catalog, Plan, Protocol},
+    plan::{Catalog, Contract, Plan, Protocol},
     report::Stream,
     streams::{Input, Output, Streams},
 };
@@ -46,8 +46,16 @@ pub(crate) struct Started {
     stderr: OwnedFd,
     channel: Option<(Channel, Bytes)>,
     protocol: Protocol,
+    terms: Option<Terms>,
     limits: Settled,
     enforced: Enforced,
+}
+
+/// What a call is held against while it runs, and its input.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) contract: Arc<dyn Contract>,
+    pub(crate) input: Arc<Value>,
 }
 
 /// A process and its pipes, watched by the event loop.
@@ -58,6 +66,7 @@ pub(crate) struct Watched {
     pub(crate) streams: Streams,
     pub(crate) folder: Option<ChannelFolder>,
     pub(crate) protocol: Protocol,
+    pub(crate) terms: Option<Terms>,
     pub(crate) limits: Settled,
     pub(crate) enforced: Enforced,
 }
@@ -65,18 +74,12 @@ pub(crate) struct Watched {
 impl Starter {
     /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind.
     pub(crate) fn start(&self, id: ExecutionId, call: Call) -> Result<Started, ErrorKind> {
-        let enforced = self.launcher.enforced();
-        if enforced.level < call.least_level {
-            return Err(ErrorKind::Sandbox {
-                missing: format!(
-                    "the call demands {}, this engine offers {}",
-                    call.least_level, enforced.level
-                ),
-                hint: "accept a lower level, or run it where more can be enforced".into(),
-            });
-        }
         let plan = self.resolve(&call)?;
-        let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(self.max_timeout)?;
+        let needed = call.least_level.max(plan.least_level());
+        self.must_offer(needed)?;
+        call.limits.within(&plan.limits)?;
+        let max_timeout = plan.max_timeout.map_or(self.max_timeout, |most| most.min(self.max_timeout));
+        let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(max_timeout)?;
         check_words(&plan)?;
         let mut env = environment::assemble(&plan.env, &call.env)?;
 
@@ -112,8 +115,28 @@ impl Starter {
             stderr: launched.stderr,
             channel,
             protocol: plan.protocol,
+            terms: match call.target {
+                Target::Tool(_) => {
+                    plan.contract.map(|contract| Terms { contract, input: Arc::new(call.input) })
+                }
+                Target::Command(_) | Target::Description(_) => None,
+            },
             limits,
             enforced: launched.enforced,
+        })
+    }
+
+    /// Never less than was asked for.
+    fn must_offer(&self, needed: Level) -> Result<(), ErrorKind> {
+        let offered = self.launcher.enforced().level;
+        if offered >= needed {
+            return Ok(());
+        }
+        Err(ErrorKind::Sandbox {
+            missing: format!("the call needs {needed}, this engine offers {offered}"),
+            hint: "accept a lower level by name (`level = 0` in the tool's policy asks for no sandbox), or run it where \
+                   more can be enforced"
+                .into(),
         })
     }
 
@@ -125,8 +148,8 @@ impl Starter {
                 plan.args = words.collect();
                 Ok(plan)
             }
-            (Target::Tool(_), Some(catalog)) => catalog.resolve(call),
-            (Target::Tool(name), None) => Err(invalid(
+            (Target::Tool(_) | Target::Description(_), Some(catalog)) => catalog.resolve(call),
+            (Target::Tool(name) | Target::Description(name), None) => Err(invalid(
                 format!("tool {name:?}"),
                 "this engine knows no tools",
                 "give it a catalog with `Engine::builder().catalog(…)`",
@@ -157,6 +180,13 @@ enum Feed {
 
 fn feed(id: ExecutionId, call: &Call, plan: &Plan, limits: &Settled) -> Result<Feed, ErrorKind> {
     let feed = match (&plan.protocol, &call.stdin) {
+        (Protocol::Stdio | Protocol::ExitCode, _) if matches!(call.target, Target::Description(_)) => {
+            return Err(invalid(
+                format!("tool {:?}", call.label()),
+                "it is a command, which declares nothing about itself",
+                "declare its schemas where the tool is declared",
+            ));
+        }
         (Protocol::ExitCode, Stdin::Null) => Feed::Nothing,
         (Protocol::ExitCode, Stdin::Bytes(bytes)) => Feed::Stdin(bytes.clone()),
         (Protocol::ExitCode, Stdin::Fd(fd)) if fd.is_terminal() => {
@@ -169,9 +199,13 @@ fn feed(id: ExecutionId, call: &Call, plan: &Plan, limits: &Settled) -> Result<F
         (Protocol::ExitCode, Stdin::Fd(_)) => Feed::Fd,
         (Protocol::Stdio, Stdin::Null) => Feed::Stdin(to_json(&call.input)?.into()),
         (Protocol::Channel { config }, Stdin::Null) => {
-            let tool = call.label();
-            let line = CallLine { id: &id.to_string(), tool: &tool, input: &call.input, config };
-            let mut line = to_json(&line)?;
+            let (id, tool) = (id.to_string(), call.label());
+            let mut line = to_json(&match call.target {
+                Target::Description(_) => Request::Describe,
+                Target::Tool(_) | Target::Command(_) => {
+                    Request::Call { id: &id, tool: &tool, input: &call.input, config }
+                }
+            })?;
             line.push(b'\n');
             Feed::Channel(line.into())
         }
@@ -227,11 +261,15 @@ impl Started {
             Arc::clone(log),
         );
         let mut folder = None;
+        let hold = self.terms.is_some();
         if let Some((channel, line)) = self.channel {
             let reply = pipe::Receiver::from_owned_fd(channel.reply).map_err(refused)?;
             let call = pipe::Sender::from_owned_fd(channel.call).map_err(refused)?;
-            streams = streams
-                .with_channel(Reply::new(reply, self.limits.message, lane.clone()), Input::new(call, line));
+            streams = streams.with_channel(
+                Reply::new(reply, self.limits.message, lane.clone()),
+                Input::new(call, line),
+                hold,
+            );
             folder = Some(channel.folder);
         }
         // Not a pipe, but all that is asked of it is when it is readable.
@@ -242,6 +280,7 @@ impl Started {
             streams,
             folder,
             protocol: self.protocol,
+            terms: self.terms,
             limits: self.limits,
             enforced: self.enforced,
         })

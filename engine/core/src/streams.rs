@@ -23,6 +23,7 @@ use crate::{
     error::{ProtocolFault, ToolError},
     event_log::EventLog,
     events::{Chunk, EventKind},
+    plan::Declared,
     report::Stream,
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Step {
     pub(crate) activity: bool,
     /// The worker has opened its channel.
     pub(crate) hello: bool,
+    /// The worker has loaded the tool, and the call is held back until what the tool declares was looked at.
+    pub(crate) declared: Option<Declared>,
     /// Something ended the run.
     pub(crate) finish: Option<Finish>,
 }
@@ -64,10 +67,23 @@ struct WorkerChannel {
     reply: Reply,
     /// Waits for the worker to be ready.
     call: Option<Input>,
-    ready: bool,
+    gate: Gate,
     finished: bool,
     open: bool,
     discarded: u64,
+}
+
+/// Between the worker and its call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// The worker is not ready.
+    Shut,
+    /// The same; when it is, what the tool declares is to be looked at.
+    Inspecting,
+    /// That is being done.
+    Held,
+    /// The call goes out.
+    Open,
 }
 
 impl Streams {
@@ -75,11 +91,12 @@ impl Streams {
         Self { stdout, stderr, stdin, channel: None, log, written: 0 }
     }
 
-    pub(crate) fn with_channel(mut self, reply: Reply, call: Input) -> Self {
+    /// `hold`: whether the call waits for [`release_call`](Self::release_call) when the tool declares something.
+    pub(crate) fn with_channel(mut self, reply: Reply, call: Input, hold: bool) -> Self {
         self.channel = Some(WorkerChannel {
             reply,
             call: Some(call),
-            ready: false,
+            gate: if hold { Gate::Inspecting } else { Gate::Shut },
             finished: false,
             open: true,
             discarded: 0,
@@ -130,6 +147,13 @@ impl Streams {
     /// Whether the tool's output is at its end: nobody holds it any more and everything was read.
     pub(crate) fn output_at_end(&self) -> bool {
         self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+    }
+
+    /// Lets a call that was held back go to the worker.
+    pub(crate) fn release_call(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            channel.gate = Gate::Open;
+        }
     }
 
     /// Stops writing to the tool.
@@ -348,7 +372,7 @@ impl WorkerChannel {
         bytes_in: &mut u64,
     ) -> bool {
         let mut moved = false;
-        if self.ready
+        if self.gate == Gate::Open
             && let Some(call) = &mut self.call
             && let Poll::Ready(written) = call.poll(cx)
         {
@@ -395,7 +419,15 @@ impl WorkerChannel {
                     step.finish = Some(Finish::Fault(ProtocolFault::Version));
                 }
             }
-            Message::Ready => self.ready = true,
+            Message::Ready(declared) => match self.gate {
+                Gate::Inspecting if !declared.is_empty() => {
+                    self.gate = Gate::Held;
+                    step.declared = Some(declared);
+                }
+                Gate::Shut | Gate::Inspecting => self.gate = Gate::Open,
+                // It says so a second time.
+                Gate::Held | Gate::Open => self.discarded += 1,
+            },
             Message::Progress(progress) => log.append(EventKind::Progress(progress)),
             Message::Result { value } => step.finish = Some(Finish::Result(Ok(value))),
             Message::Error(error) => step.finish = Some(Finish::Result(Err(error))),

@@ -21,6 +21,13 @@ pub enum Level {
 }
 
 impl Level {
+    /// The level with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Level::None, Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full]
+            .get(usize::from(number))
+            .copied()
+    }
+
     /// The level as a number, 0 (nothing) to 4 (everything).
     pub fn number(self) -> u8 {
         self as u8

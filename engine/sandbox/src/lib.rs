@@ -6,6 +6,7 @@
 
 mod launch;
 mod level;
+mod policy;
 mod process_group;
 mod procfs;
 mod program;
@@ -16,5 +17,6 @@ pub use launch::{
     Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Process, Stdin, Usage,
 };
 pub use level::{Enforced, Level};
+pub use policy::{Network, Policy, ResourceLimits};
 pub use process_group::ProcessGroups;
 pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};
