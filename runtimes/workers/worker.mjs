@@ -13,8 +13,10 @@
 // It speaks JSON lines with the engine over two FIFOs in the folder $RUN_TOOL_CHANNEL:
 //
 //   ← {"type":"hello","protocol":1,"runtime":"bun","version":"1.4.5"}    both FIFOs are open, the tool is loaded next
-//   ← {"type":"ready"}
+//   ← {"type":"ready","input_schema":{…},"output_schema":{…}}            each schema only if the tool declares it
 //   → {"type":"call","id":…,"tool":…,"input":…,"config":…}               on `call`; all the others are on `reply`
+//   → {"type":"describe"}                                                in place of a call: the tool is not called, and
+//                                                                        the value is {description, input_schema, …}
 //   ← {"type":"progress","fraction":0.4,"message":"…","data":…}          any number; each field is optional
 //   ← {"type":"log","level":"debug|info|warn|error","message":"…","data":…}
 //   ← {"type":"result","value":…}                                        the last line, exit code 0; or this, with 1:
@@ -311,6 +313,7 @@ function ownerOf(run, inner, key) {
 function search(module, name) {
   const inner = module.default;
   const { "module.exports": _, __esModule: __, ...exported } = Object.assign({}, module, inner);
+  for (const key of DECLARED) delete exported[key];
   if (exported.default === inner && typeof inner === "object") delete exported.default;
   const functions = Object.keys(exported).filter((key) => typeof exported[key] === "function");
   const only = new Set(functions.map((key) => exported[key])).size === 1 ? functions[0] : "default";
@@ -321,9 +324,27 @@ function search(module, name) {
   if (name !== undefined) problem = `it has no export ${name}`;
   if (Object.hasOwn(exported, name)) problem = `its export ${name} is not a function`;
   const list = Object.keys(exported).map((key) => `${key} (${typeof exported[key]})`).join(", ") || "nothing";
-  const error = new Error(`${process.argv[2]} is not usable as a tool: ${problem}; it exports ${list}`);
+  throw loadError(`${problem}; it exports ${list}`);
+}
+
+function loadError(problem) {
+  const error = new Error(`${process.argv[2]} is not usable as a tool: ${problem}`);
   error.name = "LoadError";
-  throw error;
+  return error;
+}
+
+const DECLARED = ["description", "inputSchema", "outputSchema"];
+
+/** What the tool declares: its file as exports, or the function itself as properties, which count more. */
+function declared(module, { run, owner }) {
+  const [description, input_schema, output_schema] = DECLARED.map((key) => {
+    const value = run[key] ?? module[key] ?? owner?.[key] ?? undefined;
+    if (key === "description") return typeof value === "string" ? value : undefined;
+    const isSchema = value === undefined || typeof value === "boolean" || tagOf(value) === "[object Object]";
+    if (!isSchema) throw loadError(`its ${key} is neither an object nor a boolean`);
+    return value;
+  });
+  return { description, input_schema, output_schema };
 }
 
 function isGenerator(value) {
@@ -435,18 +456,22 @@ function turn() {
 async function main(file, name) {
   const runtime = Bun ? "bun" : versions.deno ? "deno" : "node";
   send(stringify({ type: "hello", protocol: 1, runtime, version: versions[runtime] }));
-  let tool;
+  let tool, description, schemas, ready;
   try {
     const url = Bun ? Bun.pathToFileURL(file).href : builtin("node:url").pathToFileURL(file).href;
-    tool = pick(await import(url), name);
+    const module = await import(url);
+    tool = pick(module, name);
+    ({ description, ...schemas } = declared(module, tool));
+    ready = stringify({ type: "ready", ...schemas });
     await turn();
   } catch (thrown) {
     return fail("load", thrown);
   }
   if (stage !== "load") return;
-  send(stringify({ type: "ready" }));
+  send(ready);
 
-  const { id, input, config } = parse(readLine(callFd));
+  const { type, id, input, config } = parse(readLine(callFd));
+  if (type === "describe") return end(stringify({ type: "result", value: { description, ...schemas } }), 0);
   const controller = new AbortController();
   const { signal } = controller;
   process.on("SIGTERM", () => controller.abort());
