@@ -337,14 +337,16 @@ const DECLARED = ["description", "inputSchema", "outputSchema"];
 
 /** What the tool declares: its file as exports, or the function itself as properties, which count more. */
 function declared(module, { run, owner }) {
-  const [description, input_schema, output_schema] = DECLARED.map((key) => {
-    const value = run[key] ?? module[key] ?? owner?.[key] ?? undefined;
-    if (key === "description") return typeof value === "string" ? value : undefined;
-    const isSchema = value === undefined || typeof value === "boolean" || tagOf(value) === "[object Object]";
+  const value = (key) => run[key] ?? module[key] ?? owner?.[key] ?? undefined;
+  const schema = (key) => {
+    const found = value(key);
+    const isSchema = found === undefined || typeof found === "boolean" || tagOf(found) === "[object Object]";
     if (!isSchema) throw loadError(`its ${key} is neither an object nor a boolean`);
-    return value;
-  });
-  return { description, input_schema, output_schema };
+    return found;
+  };
+  const description = value("description");
+  const schemas = { input_schema: schema("inputSchema"), output_schema: schema("outputSchema") };
+  return { description: typeof description === "string" ? description : undefined, schemas };
 }
 
 function isGenerator(value) {
@@ -461,7 +463,7 @@ async function main(file, name) {
     const url = Bun ? Bun.pathToFileURL(file).href : builtin("node:url").pathToFileURL(file).href;
     const module = await import(url);
     tool = pick(module, name);
-    ({ description, ...schemas } = declared(module, tool));
+    ({ description, schemas } = declared(module, tool));
     ready = stringify({ type: "ready", ...schemas });
     await turn();
   } catch (thrown) {

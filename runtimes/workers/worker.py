@@ -31,11 +31,13 @@
 
 # Whatever the end of a call depends on is taken here, before the tool can replace it. Only what the interpreter has
 # loaded by now anyway, or has built in, is imported: enum, re, json, threading or signal take longer than a short call.
+import _codecs
 import _frozen_importlib
 import _frozen_importlib_external
 import _json
 import _signal
 import _thread
+import gc
 import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
 from os import O_CLOEXEC, O_RDONLY, O_WRONLY, _exit, close, environ, fstat, getcwd, getpid, read, register_at_fork
@@ -97,11 +99,14 @@ def write_line(line):
 
 
 def encoded(text):
-    """UTF-8. What is only half of a surrogate pair becomes U+FFFD."""
+    """UTF-8. What is only half of a surrogate pair becomes U+FFFD, written as worker.mjs does."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "run-tool").encode()
+
+
+_codecs.register_error("run-tool", lambda error: ("\\ufffd", error.end))
 
 
 def read_line():
@@ -339,7 +344,7 @@ def describe(error, walk=None):
 
 
 def message_of(error):
-    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+    if issubclass(type(error), SyntaxError) and error.filename and error.lineno:
         return "%s (%s:%d)" % (error.msg, error.filename, error.lineno)
     return str(error)
 
@@ -743,7 +748,7 @@ def cancel(number, frame):
 def thread_failed(failure):
     """What nobody caught on a thread ends the call; once that has ended, it is ignored."""
     error = failure.exc_value
-    if isinstance(error, SystemExit) or error is None or failure.exc_type is SystemExit:
+    if error is None or issubclass(type(error), SystemExit):
         return
     if stage != "ended" and getpid() == process:
         fail(stage, error)
@@ -772,7 +777,7 @@ def forked():
 
 def fail(phase, error):
     """Says what was raised. One that asks for the end of the process gets that instead."""
-    if isinstance(error, SystemExit):
+    if issubclass(type(error), SystemExit):  # isinstance would ask a hostile error for its __class__
         leave(error.code)
     if getpid() != process:
         attempt(lambda: library("traceback").print_exception(type(error), error, error.__traceback__))
@@ -841,6 +846,7 @@ def main():
     except BaseException as error:
         fail("run", error)
     try:
+        gc.disable()  # for a large result, it would take most of the time
         sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST_VALUE))
         line = '{"type":"result","value":%s}' % dumps(value)
     except BaseException as error:
