@@ -234,11 +234,16 @@ def plain(value, state):
 def members(value, state):
     if ATOMS.issuperset(map(type, value.values())) and TEXT.issuperset(map(type, value)):
         return value
-    return {key if type(key) is str else key_text(key, state): plain(item, state) for key, item in value.items()}
+    return {
+        key if type(key) is str else key_text(key, state): item if type(item) in ATOMS else plain(item, state)
+        for key, item in value.items()
+    }
 
 
 def items(value, state):
-    return value if ATOMS.issuperset(map(type, value)) else [plain(item, state) for item in value]
+    if ATOMS.issuperset(map(type, value)):
+        return value
+    return [item if type(item) in ATOMS else plain(item, state) for item in value]
 
 
 def key_text(key, state):
