@@ -5,6 +5,8 @@
 
 #[path = "workers/big.rs"]
 mod big;
+#[path = "workers/same.rs"]
+mod same;
 #[path = "workers/surroundings.rs"]
 mod surroundings;
 #[path = "workers/table.rs"]
@@ -17,7 +19,7 @@ use std::{
 
 use support::{succeeded, with_engine};
 use tool_engine::{Call, Engine, EngineBuilder, EventKind, Execution, Progress};
-use tool_runtimes::{Bun, Tool, Tools};
+use tool_runtimes::{Runtime, Tool, Tools, ToolsBuilder};
 
 /// Where the programs of this suite are: see each one's first line.
 fn fixtures() -> PathBuf {
@@ -25,9 +27,25 @@ fn fixtures() -> PathBuf {
         .expect("fixtures/workers")
 }
 
-fn bun() -> Bun {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/node_modules/.bin/bun");
-    Bun::at(fs::canonicalize(path).expect("Bun is not in fixtures/node_modules: run scripts/setup"))
+/// A program that `scripts/setup` has put into a folder of the checkout.
+fn installed(program: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(program);
+    assert!(path.is_file(), "{} is not there: run scripts/setup", path.display());
+    // Not followed to its end: a virtual environment is known by the path that its python is called by.
+    std::path::absolute(path).expect("the path is absolute")
+}
+
+fn bun() -> PathBuf {
+    installed("node_modules/.bin/bun")
+}
+
+/// The runtimes that have a worker.
+fn runtimes(tools: ToolsBuilder) -> ToolsBuilder {
+    tools
+        .runtime(Runtime::Bun, bun())
+        .runtime(Runtime::Node, installed("node_modules/.bin/node"))
+        .runtime(Runtime::Deno, installed("node_modules/.bin/deno"))
+        .runtime(Runtime::Python, installed(".venv/bin/python3"))
 }
 
 /// The name under which a program and one of its exports are declared.
@@ -37,9 +55,9 @@ fn name(file: &str, export: Option<&str>) -> String {
 
 /// An engine that knows these programs.
 fn with_tools(tools: &[(&str, Option<&str>)]) -> impl FnOnce(EngineBuilder) -> EngineBuilder + use<> {
-    let mut builder = Tools::builder().bun(bun());
+    let mut builder = Tools::builder().runtime(Runtime::Bun, bun());
     for (file, export) in tools {
-        let mut tool = Tool::bun(name(file, *export), fixtures().join(file));
+        let mut tool = Tool::script(name(file, *export), Runtime::Bun, fixtures().join(file));
         if let Some(export) = export {
             tool = tool.export(*export);
         }

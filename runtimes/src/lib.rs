@@ -1,13 +1,15 @@
 //! Tools: what they are, and what to start for a call of one.
 //!
-//! [`Tools`] is the [`Catalog`](tool_engine::Catalog) of an engine. A tool is a function in a file that a runtime loads
-//! ([`Bun`]), or a plain command that gets its input as JSON on standard input.
+//! [`Tools`] is the [`Catalog`](tool_engine::Catalog) of an engine. A tool is a function in a file that a [`Runtime`]
+//! loads, or a plain command that gets its input as JSON on standard input.
 
-mod bun;
+mod probe;
+mod runtime;
+mod start;
 mod tool;
 mod tools;
 mod worker;
 
-pub use bun::Bun;
+pub use runtime::{Runtime, Version};
 pub use tool::Tool;
 pub use tools::{Tools, ToolsBuilder, ToolsError};

@@ -1,9 +1,11 @@
 //! One declared tool.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use serde_json::Value;
-use tool_engine::Limits;
+use tool_engine::{Limits, Policy, ResourceLimits};
+
+use crate::runtime::Runtime;
 
 /// A tool: its name and what it is made of.
 #[derive(Debug, Clone)]
@@ -12,15 +14,19 @@ pub struct Tool {
     pub(crate) name: String,
     pub(crate) source: Source,
     pub(crate) config: Value,
+    pub(crate) description: String,
     pub(crate) limits: Limits,
+    pub(crate) max_timeout: Option<Duration>,
+    pub(crate) policy: Policy,
+    pub(crate) resources: ResourceLimits,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) workdir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// A file that a JavaScript runtime loads, and which of its exports is the tool.
-    Script { entry: PathBuf, export: Option<String> },
+    /// A file that a runtime loads, and which of its exports is the tool.
+    Script { runtime: Runtime, entry: PathBuf, export: Option<String> },
     /// A program and its arguments.
     Command(Vec<OsString>),
 }
@@ -31,16 +37,21 @@ impl Tool {
             name: name.into(),
             source,
             config: Value::Null,
+            description: String::new(),
             limits: Limits::default(),
+            max_timeout: None,
+            policy: Policy::default(),
+            resources: ResourceLimits::default(),
             env: Vec::new(),
             workdir: None,
         }
     }
 
-    /// A function in a JavaScript or TypeScript file, run by Bun: its default export, or the only function that it
-    /// exports.
-    pub fn bun(name: impl Into<String>, entry: impl Into<PathBuf>) -> Self {
-        Self::new(name, Source::Script { entry: entry.into(), export: None })
+    /// A function in a file that this runtime loads: the default export (in Python, `run`), or the only function that it
+    /// exports. For [`Runtime::Shell`] it is a script that gets the input as JSON on its standard input; what it writes to
+    /// standard output is the result (parsed where it is JSON, a string otherwise).
+    pub fn script(name: impl Into<String>, runtime: Runtime, entry: impl Into<PathBuf>) -> Self {
+        Self::new(name, Source::Script { runtime, entry: entry.into(), export: None })
     }
 
     /// A program: it gets the input as JSON on its standard input, and what it writes to standard output is the result
@@ -49,7 +60,7 @@ impl Tool {
         Self::new(name, Source::Command(words.into_iter().map(Into::into).collect()))
     }
 
-    /// Which export of the file is the tool. A command has none; there it means nothing.
+    /// Which export of the file is the tool. Commands and shell scripts have none; there it means nothing.
     pub fn export(mut self, name: impl Into<String>) -> Self {
         if let Source::Script { export, .. } = &mut self.source {
             *export = Some(name.into());
@@ -63,9 +74,34 @@ impl Tool {
         self
     }
 
-    /// Limits for calls that say nothing else.
+    /// What it is for, in a sentence.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = text.into();
+        self
+    }
+
+    /// Limits for calls that say nothing else. A call may lower them, not raise them; but for the timeout, which may be
+    /// raised up to [`max_timeout`](Self::max_timeout).
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The longest timeout that a call may ask for. Default: the engine's.
+    pub fn max_timeout(mut self, longest: Duration) -> Self {
+        self.max_timeout = Some(longest);
+        self
+    }
+
+    /// What it may touch. Where that cannot be enforced, calls are refused, unless the policy names a level that can.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How much it may use. Where that cannot be enforced, calls are refused, unless the policy names a level that can.
+    pub fn resources(mut self, resources: ResourceLimits) -> Self {
+        self.resources = resources;
         self
     }
 

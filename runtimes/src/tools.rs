@@ -9,16 +9,18 @@ use std::{
 use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Target, environment};
 
 use crate::{
-    bun::Bun,
+    probe,
+    runtime::{Runtime, Version},
+    start::{NODE_TYPESCRIPT, Script},
     tool::{Source, Tool},
-    worker,
+    worker::{self, Worker},
 };
 
 /// The tools that an engine knows, by name.
 #[derive(Debug)]
 pub struct Tools {
     tools: BTreeMap<String, Tool>,
-    bun: Option<Bun>,
+    runtimes: BTreeMap<Runtime, PathBuf>,
     worker_dir: PathBuf,
 }
 
@@ -42,11 +44,13 @@ pub enum ToolsError {
     },
     /// A tool that needs a runtime that was not given.
     #[error(
-        "the tool {name:?} runs in Bun, but no Bun was given; name its binary with `Tools::builder().bun(Bun::at(…))`"
+        "the tool {name:?} runs in {runtime}, but none was given; name its binary with `Tools::builder().runtime(…)`"
     )]
     NoRuntime {
         /// The tool's name.
         name: String,
+        /// The runtime.
+        runtime: Runtime,
     },
     /// A command without words.
     #[error("the tool {name:?} is an empty command; name a program")]
@@ -77,7 +81,7 @@ pub enum ToolsError {
 impl Tools {
     /// Begins a set of tools.
     pub fn builder() -> ToolsBuilder {
-        ToolsBuilder { tools: Vec::new(), bun: None, worker_dir: PathBuf::from("/tmp") }
+        ToolsBuilder { tools: Vec::new(), runtimes: BTreeMap::new(), worker_dir: PathBuf::from("/tmp") }
     }
 
     /// The names of all tools, sorted.
@@ -107,17 +111,78 @@ impl Tools {
                 plan.args = words.collect();
                 Ok(plan)
             }
-            Source::Script { entry, export } => {
+            Source::Script { runtime, entry, export } => {
                 let entry = self.entry(tool, entry)?;
-                let bun = self.bun.as_ref().ok_or_else(|| no_runtime(&tool.name))?;
+                let program = self.runtimes.get(runtime).ok_or_else(|| missing(tool, *runtime, &entry))?;
+                let lost = |error: io::Error| ErrorKind::Lost {
+                    reason: format!("the worker script is gone and cannot be written again: {error}"),
+                };
+                let cache = worker::own_folder(&self.worker_dir).map_err(lost)?;
+                let version = self.fitting(tool, *runtime, program, &entry, &cache)?;
                 // Looked for at each call: what cleans up temporary folders may have taken it.
-                let worker =
-                    worker::JAVASCRIPT.install(&self.worker_dir).map_err(|error| ErrorKind::Lost {
-                        reason: format!("the worker script is gone and cannot be written again: {error}"),
-                    })?;
-                Ok(bun.plan(&worker, tool, &entry, export.as_deref()))
+                let worker = Worker::of(*runtime)
+                    .map(|worker| worker.install(&self.worker_dir))
+                    .transpose()
+                    .map_err(lost)?;
+                let script = Script {
+                    tool,
+                    runtime: *runtime,
+                    program,
+                    version,
+                    entry: &entry,
+                    export: export.as_deref(),
+                    worker: worker.as_deref(),
+                    cache: &cache,
+                };
+                Ok(script.plan())
             }
         }
+    }
+
+    /// The version of a runtime, where that matters, if it can run this file.
+    fn fitting(
+        &self,
+        tool: &Tool,
+        runtime: Runtime,
+        program: &Path,
+        entry: &Path,
+        cache: &Path,
+    ) -> Result<Option<Version>, ErrorKind> {
+        let Some(least) = runtime.least_version() else { return Ok(None) };
+        let refuse = |message: String, hint: String| ErrorKind::Invalid {
+            subject: format!("tool {:?}", tool.name),
+            message,
+            hint,
+        };
+        let version = match probe::version(program, cache) {
+            Ok(version) => version,
+            // Whether and why it cannot be executed is told by starting it.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(refuse(
+                    format!("{} does not work as {runtime}: {error}", program.display()),
+                    format!("name another binary, or {}", runtime.how_to_get()),
+                ));
+            }
+        };
+        if version < least {
+            return Err(refuse(
+                format!("{} is {runtime} {version}, which is too old", program.display()),
+                format!("{least} or newer is needed: {}", runtime.how_to_get()),
+            ));
+        }
+        let typescript = entry.extension().is_some_and(|ending| ending.to_string_lossy().contains("ts"));
+        if runtime == Runtime::Node && typescript && version < NODE_TYPESCRIPT {
+            return Err(refuse(
+                format!("{} is Node.js {version}, which cannot run TypeScript", program.display()),
+                format!("run it in Bun or Deno, or install Node.js {NODE_TYPESCRIPT} or newer"),
+            ));
+        }
+        Ok(Some(version))
     }
 
     fn entry(&self, tool: &Tool, entry: &Path) -> Result<PathBuf, ErrorKind> {
@@ -145,17 +210,21 @@ impl Tools {
     }
 }
 
-fn no_runtime(name: &str) -> ErrorKind {
+fn missing(tool: &Tool, runtime: Runtime, entry: &Path) -> ErrorKind {
+    let others: Vec<_> =
+        Runtime::for_file(entry).filter(|other| *other != runtime).map(Runtime::name).collect();
+    let instead =
+        if others.is_empty() { String::new() } else { format!(", or run it in {}", others.join(" or ")) };
     ErrorKind::Invalid {
-        subject: format!("tool {name:?}"),
-        message: "it runs in Bun, and no Bun was given".into(),
-        hint: "install it (`npm install bun`) and name its binary".into(),
+        subject: format!("tool {:?}", tool.name),
+        message: format!("it runs in {runtime}, and none was given"),
+        hint: format!("{} and name its binary{instead}", runtime.how_to_get()),
     }
 }
 
 impl Catalog for Tools {
     fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind> {
-        let Target::Tool(name) = call.target() else {
+        let (Target::Tool(name) | Target::Description(name)) = call.target() else {
             return Err(ErrorKind::Invalid {
                 subject: "call".into(),
                 message: "it is of a command, which no catalog knows".into(),
@@ -167,6 +236,9 @@ impl Catalog for Tools {
         plan.env.extend(tool.env.iter().cloned());
         plan.workdir.clone_from(&tool.workdir);
         plan.limits = tool.limits.clone();
+        plan.max_timeout = tool.max_timeout;
+        plan.policy = tool.policy.clone();
+        plan.resources = tool.resources.clone();
         Ok(plan)
     }
 }
@@ -176,7 +248,7 @@ impl Catalog for Tools {
 #[must_use = "a builder does nothing until `build`"]
 pub struct ToolsBuilder {
     tools: Vec<Tool>,
-    bun: Option<Bun>,
+    runtimes: BTreeMap<Runtime, PathBuf>,
     worker_dir: PathBuf,
 }
 
@@ -187,9 +259,9 @@ impl ToolsBuilder {
         self
     }
 
-    /// The Bun that runs tools in JavaScript and TypeScript.
-    pub fn bun(mut self, bun: Bun) -> Self {
-        self.bun = Some(bun);
+    /// The program of a runtime. The library looks for none: it is told.
+    pub fn runtime(mut self, runtime: Runtime, program: impl Into<PathBuf>) -> Self {
+        self.runtimes.insert(runtime, program.into());
         self
     }
 
@@ -216,7 +288,9 @@ impl ToolsBuilder {
             }
             match &tool.source {
                 Source::Command(words) if words.is_empty() => return Err(ToolsError::EmptyCommand { name }),
-                Source::Script { .. } if self.bun.is_none() => return Err(ToolsError::NoRuntime { name }),
+                Source::Script { runtime, .. } if !self.runtimes.contains_key(runtime) => {
+                    return Err(ToolsError::NoRuntime { name, runtime: *runtime });
+                }
                 Source::Script { .. } | Source::Command(_) => {}
             }
             for (variable, value) in &tool.env {
@@ -229,12 +303,12 @@ impl ToolsBuilder {
                 return Err(ToolsError::Duplicate { name });
             }
         }
-        if self.bun.is_some() {
-            worker::JAVASCRIPT
+        for worker in self.runtimes.keys().filter_map(|runtime| Worker::of(*runtime)) {
+            worker
                 .install(&self.worker_dir)
                 .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
         }
-        Ok(Tools { tools, bun: self.bun, worker_dir: self.worker_dir })
+        Ok(Tools { tools, runtimes: self.runtimes, worker_dir: self.worker_dir })
     }
 }
 
@@ -268,7 +342,10 @@ mod tests {
     fn what_cannot_work_is_refused_before_the_first_call() {
         let twice = vec![Tool::command("a", ["true"]), Tool::command("a", ["true"])];
         assert!(matches!(build(twice), Err(ToolsError::Duplicate { .. })));
-        assert!(matches!(build(vec![Tool::bun("a", "a.ts")]), Err(ToolsError::NoRuntime { .. })));
+        assert!(matches!(
+            build(vec![Tool::script("a", Runtime::Bun, "a.ts")]),
+            Err(ToolsError::NoRuntime { .. })
+        ));
         assert!(matches!(
             build(vec![Tool::command("a", Vec::<String>::new())]),
             Err(ToolsError::EmptyCommand { .. })

@@ -11,9 +11,24 @@ use std::{
 
 use nix::unistd::geteuid;
 
-/// For bun, and every other runtime that runs JavaScript.
-pub(crate) const JAVASCRIPT: Worker =
-    Worker { name: "worker.mjs", source: include_str!("../workers/worker.mjs") };
+use crate::runtime::Runtime;
+
+/// For bun, node and deno.
+const JAVASCRIPT: Worker = Worker { name: "worker.mjs", source: include_str!("../workers/worker.mjs") };
+
+/// For python.
+const PYTHON: Worker = Worker { name: "worker.py", source: include_str!("../workers/worker.py") };
+
+/// The folder below `parent` that is this user's, and that only they can write to; made if it is not there yet. One a
+/// user, so that users of a shared /tmp do not trip over each other. Blocks.
+///
+/// # Errors
+/// When it cannot be made, or somebody else could change it.
+pub(crate) fn own_folder(parent: &Path) -> io::Result<PathBuf> {
+    let ours = parent.join(format!("run-tool-workers-{}", geteuid()));
+    make_private(&ours)?;
+    Ok(ours)
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Worker {
@@ -22,6 +37,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// The worker of a runtime, where it has one.
+    pub(crate) fn of(runtime: Runtime) -> Option<Self> {
+        match runtime {
+            Runtime::Bun | Runtime::Node | Runtime::Deno => Some(JAVASCRIPT),
+            Runtime::Python => Some(PYTHON),
+            Runtime::Shell | Runtime::Command => None,
+        }
+    }
+
     /// Where it is, below `parent`; written if it is not there yet. Blocks.
     ///
     /// # Errors
@@ -29,11 +53,8 @@ impl Worker {
     pub(crate) fn install(&self, parent: &Path) -> io::Result<PathBuf> {
         let mut hasher = DefaultHasher::new();
         self.source.hash(&mut hasher);
-        // One a user, so that users of a shared /tmp do not trip over each other.
-        let ours = parent.join(format!("run-tool-workers-{}", geteuid()));
-        let folder = ours.join(format!("{:016x}", hasher.finish()));
+        let folder = own_folder(parent)?.join(format!("{:016x}", hasher.finish()));
         let path = folder.join(self.name);
-        make_private(&ours)?;
         make_private(&folder)?;
         if fs::read(&path).is_ok_and(|content| content == self.source.as_bytes()) {
             return Ok(path);

@@ -90,8 +90,8 @@ fn timeouts_that_cannot_be_meant() {
     refused(
         |builder| builder.max_timeout(Duration::from_secs(5)),
         sh("true").timeout(Duration::from_secs(6)),
-        "invalid timeout: 6s is more than the longest that this engine allows, 5s; ask for less, or raise it with \
-         `Engine::builder().max_timeout(…)`",
+        "invalid timeout: 6s is more than the longest that is allowed, 5s; ask for less, or raise it: \
+         `max_timeout` of the tool, `Engine::builder().max_timeout(…)`",
     );
 }
 

@@ -61,8 +61,9 @@ fn a_level_that_is_not_to_be_had_is_a_sandbox_error() {
         let (kind, report) = failed(engine.start(sh("true").least_level(Level::Full))).await;
         assert_eq!(
             kind.to_string(),
-            "cannot be sandboxed as asked: the call demands level 4 (namespaces, cgroup, Landlock and seccomp), this \
-             engine offers level 0 (process group only); accept a lower level, or run it where more can be enforced"
+            "cannot be sandboxed as asked: the call needs level 4 (namespaces, cgroup, Landlock and seccomp), this \
+             engine offers level 0 (process group only); accept a lower level by name (`level = 0` in the tool's policy \
+             asks for no sandbox), or run it where more can be enforced"
         );
         assert!(!kind.is_retryable());
         assert_eq!((report.exit, report.enforced), (None, None));

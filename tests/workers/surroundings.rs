@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 use support::{failed, succeeded, with_engine};
 use tool_engine::{Call, ErrorKind, LaunchStep};
-use tool_runtimes::{Bun, Tool, Tools};
+use tool_runtimes::{Runtime, Tool, Tools};
 
 use super::{fixtures, with_tool};
 
@@ -41,8 +41,8 @@ fn a_bun_that_is_not_there_is_named() {
     let bun = folder.path().join("bun");
     fs::copy("/bin/true", &bun).unwrap();
     let tools = Tools::builder()
-        .bun(Bun::at(&bun))
-        .tool(Tool::bun("t", fixtures().join("default.mjs")))
+        .runtime(Runtime::Bun, &bun)
+        .tool(Tool::script("t", Runtime::Bun, fixtures().join("default.mjs")))
         .build()
         .unwrap();
     with_engine(
@@ -60,8 +60,11 @@ fn a_bun_that_is_not_there_is_named() {
 
 #[test]
 fn a_program_that_is_no_worker_is_found_out() {
-    let tools =
-        Tools::builder().bun(Bun::at("/bin/echo")).tool(Tool::bun("t", fixtures().join("default.mjs")));
+    let tools = Tools::builder().runtime(Runtime::Bun, "/bin/echo").tool(Tool::script(
+        "t",
+        Runtime::Bun,
+        fixtures().join("default.mjs"),
+    ));
     let tools = tools.build().unwrap();
     with_engine(
         |engine| engine.catalog(tools),

@@ -44,9 +44,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "JSON|@FILE|-", default_value = "null")]
     pub(crate) input: String,
 
-    /// The Bun binary [default: node_modules/.bin/bun beside the tool or above it, then bun in PATH]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
-    pub(crate) bun: Option<PathBuf>,
+    /// What runs it: bun, node, deno, python, shell or command, and with =PATH where that is [default: by the file's
+    /// ending, or its first line; from node_modules/.bin or .venv/bin beside the tool or above it, then from PATH]
+    #[arg(long, value_name = "NAME[=PATH]", value_parser = values::runtime)]
+    pub(crate) runtime: Option<values::RuntimeChoice>,
 
     #[command(flatten)]
     pub(crate) common: Common,

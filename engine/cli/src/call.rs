@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use run_tool::{Bun, Call, Engine, Limits, Overflow, Stdin, Tool, Tools};
+use run_tool::{Call, Engine, Limits, Overflow, Runtime, Stdin, Tool, Tools};
 use serde_json::Value;
 
 use crate::{
     args::{Common, Exec, OnOverflow, Run},
-    find_bun::find_bun,
-    values::StdinFrom,
+    find_runtime,
+    values::{RuntimeChoice, StdinFrom},
 };
 
 /// What the binary takes from its surroundings; the library takes nothing.
@@ -39,30 +39,26 @@ impl Surroundings {
 
 /// An engine and a call for `run`.
 pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call)> {
-    const EXTENSIONS: [&str; 8] = ["ts", "mts", "cts", "tsx", "js", "mjs", "cjs", "jsx"];
-    let extension = args.file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if !args.file.is_file() {
         bail!("{} is not a file; name the file that exports the tool", args.file.display());
     }
-    if !EXTENSIONS.contains(&extension) {
-        bail!(
-            "{} is neither TypeScript nor JavaScript (its name would end in one of: .{}); run other programs with \
-             `run-tool exec -- CMD`",
-            args.file.display(),
-            EXTENSIONS.join(", .")
-        );
-    }
     let input = input(&args.input)?;
-    let bun = match &args.bun {
-        Some(bun) => std::path::absolute(bun)?,
-        None => find_bun(&args.file, &around.current, around.path.as_deref())?,
+    let name = tool_name(&args.file, args.export.as_deref());
+    let mut builder = Tools::builder().worker_dir(&around.temp_dir);
+    let mut tool = match &args.runtime {
+        Some(RuntimeChoice { runtime: Runtime::Command, .. }) => {
+            Tool::command(&name, [std::path::absolute(&args.file)?])
+        }
+        asked => {
+            let (runtime, program) = find_runtime::for_file(&args.file, asked.as_ref(), around)?;
+            builder = builder.runtime(runtime, program);
+            Tool::script(&name, runtime, &args.file)
+        }
     };
-    let mut tool = Tool::bun(tool_name(&args.file, args.export.as_deref()), &args.file);
     if let Some(export) = &args.export {
         tool = tool.export(export);
     }
-    let tools = Tools::builder().bun(Bun::at(bun)).worker_dir(&around.temp_dir).tool(tool).build()?;
-    let name = tools.names().next().unwrap_or_default().to_owned();
+    let tools = builder.tool(tool).build()?;
     let engine = engine(around).catalog(tools).build()?;
     Ok((engine, common(Call::tool(name, input), &args.common, around)?))
 }

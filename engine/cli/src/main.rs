@@ -3,7 +3,7 @@
 mod args;
 mod call;
 mod exit_code;
-mod find_bun;
+mod find_runtime;
 mod show;
 mod values;
 

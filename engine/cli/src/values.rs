@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use run_tool::AfterExit;
+use run_tool::{AfterExit, Runtime};
 
 /// A time such as `30s`, `1m 30s`, `200ms`.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
@@ -52,6 +52,26 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
         )
     })?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A runtime, and its program where that is named, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RuntimeChoice {
+    pub(crate) runtime: Runtime,
+    pub(crate) program: Option<PathBuf>,
+}
+
+/// `NAME` or `NAME=PATH`.
+pub(crate) fn runtime(text: &str) -> Result<RuntimeChoice, String> {
+    let (name, program) = match text.split_once('=') {
+        Some((name, program)) => (name, Some(PathBuf::from(program))),
+        None => (text, None),
+    };
+    let runtime = Runtime::from_name(name).ok_or_else(|| {
+        let known = Runtime::ALL.map(Runtime::name).join(", ");
+        format!("there is no runtime {name:?}; there are {known}, and NAME=PATH names its program")
+    })?;
+    Ok(RuntimeChoice { runtime, program })
 }
 
 /// Where a command's standard input comes from.

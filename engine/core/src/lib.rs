@@ -62,7 +62,7 @@ pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
-pub use plan::{Catalog, Contract, Declared, Plan, Protocol};
+pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{

@@ -22,6 +22,10 @@ pub trait Catalog: Send + Sync + Debug {
     fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind>;
 }
 
+/// In the arguments of a plan with a [`Protocol::Channel`], this stands for the channel's folder, which is only known
+/// when the call starts.
+pub const CHANNEL_PLACEHOLDER: &str = "{RUN_TOOL_CHANNEL}";
+
 /// A call made concrete: what to execute and how to speak to it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

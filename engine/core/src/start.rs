@@ -1,7 +1,12 @@
 //! From a call to a started process: everything that may block, in one piece of work off the runtime's own threads.
 
 use std::{
-    ffi::OsString, io::IsTerminal, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc,
+    ffi::OsString,
+    io::IsTerminal,
+    os::fd::OwnedFd,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +25,7 @@ use crate::{
     janitor::{Janitor, Leader},
     lane::Lane,
     limits::{Limits, Overflow, Settled},
-    plan::{Catalog, Contract, Plan, Protocol},
+    plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Plan, Protocol},
     report::Stream,
     streams::{Input, Output, Streams},
 };
@@ -74,7 +79,7 @@ pub(crate) struct Watched {
 impl Starter {
     /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind.
     pub(crate) fn start(&self, id: ExecutionId, call: Call) -> Result<Started, ErrorKind> {
-        let plan = self.resolve(&call)?;
+        let mut plan = self.resolve(&call)?;
         let needed = call.least_level.max(plan.least_level());
         self.must_offer(needed)?;
         call.limits.within(&plan.limits)?;
@@ -95,6 +100,7 @@ impl Starter {
             Feed::Channel(line) => {
                 let made = Channel::make(&self.temp_dir)?;
                 env.push((channel::VARIABLE.into(), made.folder.path().into()));
+                name_channel(&mut plan.args, made.folder.path());
                 channel = Some((made, line));
                 (tool_sandbox::Stdin::Null, Bytes::new())
             }
@@ -154,6 +160,15 @@ impl Starter {
                 "this engine knows no tools",
                 "give it a catalog with `Engine::builder().catalog(…)`",
             )),
+        }
+    }
+}
+
+/// Puts the channel's folder where the plan leaves room for it.
+fn name_channel(args: &mut [OsString], folder: &Path) {
+    for arg in args {
+        if let Some(text) = arg.to_str().filter(|text| text.contains(CHANNEL_PLACEHOLDER)) {
+            *arg = text.replace(CHANNEL_PLACEHOLDER, &folder.to_string_lossy()).into();
         }
     }
 }

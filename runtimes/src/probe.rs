@@ -1,0 +1,191 @@
+//! Which version a runtime's program is. Asked once for each program: the answer is kept, in this process and in a file
+//! for the next, for as long as the program's path, size and time of change are the same.
+
+use std::{
+    collections::HashMap,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use std::os::fd::AsFd;
+use tool_sandbox::{LaunchSpec, Launcher, ProcessGroups, Stdin};
+
+use crate::runtime::Version;
+
+/// How long a program may take to say its version.
+const BOUND: Duration = Duration::from_secs(10);
+
+static KNOWN: LazyLock<Mutex<HashMap<Identity, Version>>> = LazyLock::new(Mutex::default);
+
+/// What a program is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    path: PathBuf,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(program: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(program)?;
+        Ok(Self {
+            path: program.to_owned(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+
+    /// The file that keeps the answer, in a folder that only we can write to.
+    fn file(&self, folder: &Path) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        folder.join(format!("version-{:016x}", hasher.finish()))
+    }
+}
+
+/// The version of a program. Blocks, for 10 s at most. `folder`: where answers are kept; only we can write to it.
+///
+/// # Errors
+/// When the program cannot be executed, says no version, or does not end.
+pub(crate) fn version(program: &Path, folder: &Path) -> io::Result<Version> {
+    let identity = Identity::of(program)?;
+    if let Some(version) = known().get(&identity) {
+        return Ok(*version);
+    }
+    let file = identity.file(folder);
+    let kept = fs::read_to_string(&file).ok().and_then(|text| Version::find(&text));
+    let version = match kept {
+        Some(version) => version,
+        None => {
+            let version = ask(program)?;
+            keep(&file, version);
+            version
+        }
+    };
+    known().insert(identity, version);
+    Ok(version)
+}
+
+fn known() -> std::sync::MutexGuard<'static, HashMap<Identity, Version>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renamed into place, so that nobody reads half of it. When it cannot be kept it will be asked again.
+fn keep(file: &Path, version: Version) {
+    let Some(folder) = file.parent() else { return };
+    let kept = tempfile::NamedTempFile::new_in(folder).and_then(|mut temporary| {
+        writeln!(temporary, "{version}")?;
+        temporary.persist(file).map_err(|error| error.error)
+    });
+    if let Err(error) = kept {
+        tracing::debug!(%error, file = %file.display(), "a runtime's version could not be kept");
+    }
+}
+
+fn ask(program: &Path) -> io::Result<Version> {
+    let mut launched = ProcessGroups
+        .launch(LaunchSpec {
+            execution: "version".into(),
+            program: program.into(),
+            args: vec!["--version".into()],
+            env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/tmp".into())],
+            workdir: Some("/".into()),
+            stdin: Stdin::Null,
+        })
+        .map_err(|error| io::Error::new(error.source.kind(), error.to_string()))?;
+    let ended = wait(&launched.exit);
+    // Whatever it left running is not wanted. What it wrote is in the pipe: a version is shorter than that.
+    launched.process.kill();
+    wait(&launched.exit)?;
+    launched.process.reap()?;
+    ended?;
+    let mut text = Vec::new();
+    for pipe in [launched.stdout, launched.stderr] {
+        let mut pipe = fs::File::from(pipe);
+        let mut chunk = [0; 4096];
+        // Only what is there: somebody may still hold the other end.
+        let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            let read = pipe.read(&mut chunk)?;
+            text.extend_from_slice(&chunk[..read]);
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    Version::find(&text).ok_or_else(|| {
+        let said: String = text.chars().take(100).collect();
+        io::Error::other(format!("`--version` says {said:?}, which is no version"))
+    })
+}
+
+/// Until it has exited.
+fn wait(exit: &impl AsFd) -> io::Result<()> {
+    loop {
+        let mut fds = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+        let bound = PollTimeout::try_from(BOUND).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, bound) {
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("`--version` did not end within {BOUND:?}"),
+                ));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn script(folder: &Path, text: &str) -> PathBuf {
+        let path = folder.join("runtime");
+        let temporary = folder.join("runtime.new");
+        fs::write(&temporary, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(temporary, &path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_program_is_asked_once_until_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = folder.path().join("asked");
+        let program = script(folder.path(), &format!("echo x >>{}; echo v1.2.3", asked.display()));
+        for _ in 0..3 {
+            assert_eq!(version(&program, folder.path()).unwrap(), Version(1, 2, 3));
+        }
+        known().clear();
+        assert_eq!(version(&program, folder.path()).unwrap(), Version(1, 2, 3));
+        assert_eq!(fs::read_to_string(&asked).unwrap(), "x\n", "the next process finds the answer in a file");
+        script(folder.path(), "echo v2.0.0; sleep 1000 & exit 0");
+        assert_eq!(version(&program, folder.path()).unwrap(), Version(2, 0, 0));
+    }
+
+    #[test]
+    fn a_program_that_says_no_version_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(folder.path(), "echo hello");
+        let error = version(&program, folder.path()).unwrap_err().to_string();
+        assert!(error.contains("hello"), "{error}");
+        assert_eq!(
+            version(Path::new("/nonexistent"), folder.path()).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! The same tool in Bun, Node.js, Deno and Python: the same value, byte by byte, and the same outcome.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use support::{ended, succeeded, with_engine};
+use tool_engine::{Call, Engine, ErrorKind, ExecutionError, Limits, Report, ToolPhase};
+use tool_runtimes::{Runtime, Tool, Tools};
+
+use super::{fixtures, runtimes};
+
+const RUNTIMES: [Runtime; 4] = [Runtime::Bun, Runtime::Node, Runtime::Deno, Runtime::Python];
+
+/// The programs: each is there as `NAME.mjs` and as `NAME.py`; and the export that is the tool.
+const ROWS: [(&str, Option<&str>); 31] = [
+    ("default", None),
+    ("named", Some("wordCount")),
+    ("several-functions", Some("second")),
+    ("several-functions", None),
+    ("only-function", None),
+    ("async", None),
+    ("generator", None),
+    ("generator-throws", None),
+    ("undefined", None),
+    ("cycle", None),
+    ("half-surrogate", None),
+    ("throws-error", None),
+    ("throws-class", None),
+    ("throws-cause", None),
+    ("exits-seven", None),
+    ("exits-zero", None),
+    ("exits-after-output", None),
+    ("load-throws", None),
+    ("load-syntax", None),
+    ("load-missing", None),
+    ("load-exits", None),
+    ("no-exports", None),
+    ("not-a-function", Some("nothing")),
+    ("channel-garbage", None),
+    ("log", None),
+    ("progress", None),
+    ("progress-after", None),
+    ("open-server", None),
+    ("open-timer", None),
+    ("stdout-lines", None),
+    ("result-big", None),
+];
+
+/// An engine's catalog with every row in every runtime, each named `RUNTIME.NAME` and, where there is one, its export.
+fn catalog(rows: &[(&str, Option<&str>)]) -> Tools {
+    let rows = RUNTIMES.iter().flat_map(|runtime| rows.iter().map(move |row| (*runtime, *row)));
+    rows.fold(runtimes(Tools::builder()), |tools, (runtime, (row, export))| {
+        let ending = if runtime == Runtime::Python { "py" } else { "mjs" };
+        let mut tool =
+            Tool::script(name(runtime, row, export), runtime, fixtures().join(format!("{row}.{ending}")));
+        if let Some(export) = export {
+            tool = tool.export(export);
+        }
+        tools.tool(tool)
+    })
+    .build()
+    .expect("tools")
+}
+
+fn name(runtime: Runtime, row: &str, export: Option<&str>) -> String {
+    format!("{}.{row}.{}", runtime.name(), export.unwrap_or_default()).trim_end_matches('.').to_owned()
+}
+
+/// What must be the same: the value as JSON, or what went wrong. The words of a language's own errors are its own.
+fn outcome(end: &Result<Report, ExecutionError>) -> String {
+    match end.as_ref().map_err(ExecutionError::kind) {
+        Ok(report) => format!("ok: {}", report.value.as_ref().unwrap_or(&Value::Null)),
+        Err(ErrorKind::Tool(error)) if error.phase == ToolPhase::Run => format!("thrown: {}", error.message),
+        Err(ErrorKind::Tool(error)) => format!("{:?}", error.phase),
+        Err(ErrorKind::Protocol { fault, .. }) => format!("{fault:?}"),
+        Err(kind) => kind.to_string(),
+    }
+}
+
+async fn call(engine: &Engine, runtime: Runtime, row: &str, export: Option<&str>) -> String {
+    let input = json!({ "text": "one two three" });
+    outcome(&ended(engine.start(Call::tool(name(runtime, row, export), input))).await)
+}
+
+/// In all runtimes at once.
+async fn in_each<F: Future<Output = String>>(call: impl Fn(Runtime) -> F) -> [(Runtime, String); 4] {
+    let [bun, node, deno, python] = RUNTIMES.map(&call);
+    let (bun, node, deno, python) = tokio::join!(bun, node, deno, python);
+    [(RUNTIMES[0], bun), (RUNTIMES[1], node), (RUNTIMES[2], deno), (RUNTIMES[3], python)]
+}
+
+#[test]
+fn every_row_ends_the_same_in_every_runtime() {
+    with_engine(
+        |engine| engine.catalog(catalog(&ROWS)),
+        |engine| async move {
+            let mut different = BTreeMap::new();
+            for (row, export) in ROWS {
+                let mut outcomes = in_each(|runtime| call(&engine, runtime, row, export)).await;
+                if outcomes.iter().any(|(_, outcome)| *outcome != outcomes[0].1) {
+                    for (_, outcome) in &mut outcomes {
+                        outcome.truncate(300);
+                    }
+                    different.insert(row, outcomes);
+                }
+            }
+            assert!(different.is_empty(), "{different:#?}");
+        },
+    );
+}
+
+#[test]
+fn where_the_languages_differ() {
+    let rows = ["nan", "async-generator", "closes-channel", "open-child"].map(|row| (row, None));
+    with_engine(
+        |engine| engine.catalog(catalog(&rows)),
+        |engine| async move {
+            let engine = &engine;
+            let outcomes = |row| in_each(move |runtime| call(engine, runtime, row, None));
+            // JSON.stringify says null; in Python it is a value that JSON cannot carry.
+            let nan = outcomes("nan").await.map(|(_, outcome)| outcome);
+            assert_eq!(nan, ["ok: null", "ok: null", "ok: null", "Result"]);
+            // An async generator of Python's has no return value.
+            let generator = outcomes("async-generator").await.map(|(_, outcome)| outcome);
+            assert_eq!(generator, [r#"ok: "done""#, r#"ok: "done""#, r#"ok: "done""#, "ok: null"]);
+            // Closing all descriptors closes Node's own ones, too, which it aborts on.
+            for (runtime, outcome) in outcomes("closes-channel").await {
+                let of_node = runtime == Runtime::Node && outcome.starts_with("killed by SIGABRT");
+                assert!(of_node || outcome == "exited with code 1", "{runtime}: {outcome}");
+            }
+            // The value is the child's process id.
+            for (runtime, outcome) in outcomes("open-child").await {
+                let pid = outcome.strip_prefix("ok: ").and_then(|pid| pid.parse::<u32>().ok());
+                assert!(pid.is_some(), "{runtime}: {outcome}");
+            }
+        },
+    );
+}
+
+#[test]
+fn twenty_mib_in_and_printed_arrive_whole_in_every_runtime() {
+    const MIB_20: usize = 20 << 20;
+    let rows = ["input-big", "stdout-big"].map(|row| (row, None));
+    with_engine(
+        |engine| engine.catalog(catalog(&rows)),
+        |engine| async move {
+            let text = format!("{}end", "x".repeat(MIB_20));
+            for runtime in RUNTIMES {
+                let input = Call::tool(name(runtime, "input-big", None), json!({ "text": text }));
+                let value = succeeded(engine.start(input)).await.value;
+                assert_eq!(value, Some(json!({ "length": MIB_20 + 3, "last": "end" })), "{runtime}");
+                let prints = Call::tool(name(runtime, "stdout-big", None), 1)
+                    .limits(Limits { stdout: Some(64 << 20), ..Limits::default() });
+                let stdout = succeeded(engine.start(prints)).await.stdout;
+                assert_eq!((stdout.total(), stdout.dropped()), (MIB_20 as u64, 0), "{runtime}");
+            }
+        },
+    );
+}
