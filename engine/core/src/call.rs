@@ -7,7 +7,10 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tool_sandbox::Level;
 
-use crate::limits::{AfterExit, Limits, Overflow};
+use crate::{
+    limits::{AfterExit, Limits, Overflow},
+    secrets::Secret,
+};
 
 /// One call: a tool and its input, or a raw command; and what it may use.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub struct Call {
     pub(crate) input: Value,
     pub(crate) stdin: Stdin,
     pub(crate) env: Vec<(String, String)>,
+    pub(crate) secrets: Vec<Secret>,
     pub(crate) workdir: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) least_level: Level,
@@ -54,6 +58,7 @@ impl Call {
             input,
             stdin: Stdin::Null,
             env: Vec::new(),
+            secrets: Vec::new(),
             workdir: None,
             limits: Limits::default(),
             least_level: Level::None,
@@ -131,6 +136,14 @@ impl Call {
     /// are refused: see [`environment::check`](crate::environment::check).
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Hands the tool a [`Secret`] as a variable of its environment, and masks it in everything that is told of this call.
+    /// What [`Secret::new`] refuses, and a variable that [`env`](Self::env) sets as well, is told by the execution's
+    /// outcome: [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+    pub fn secret(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.secrets.push(Secret::unchecked(name.into(), value.into()));
         self
     }
 

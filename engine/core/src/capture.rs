@@ -17,7 +17,7 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// How many bytes the tool wrote.
+    /// How many bytes the tool wrote; a masked secret counts as what stands for it.
     pub fn total(&self) -> u64 {
         self.total
     }
@@ -89,7 +89,7 @@ struct CapturedJson {
     head: String,
     /// The end; empty when nothing was dropped.
     tail: String,
-    /// How many bytes the tool wrote.
+    /// How many bytes the tool wrote; a masked secret counts as what stands for it.
     total: u64,
     /// How many of them, between head and tail, were not kept.
     dropped: u64,

@@ -30,6 +30,7 @@ use crate::{
     events::{LogMessage, Progress},
     lane::{Job, Lane},
     plan::Declared,
+    secrets::Masking,
 };
 
 /// The version of the protocol that is spoken here.
@@ -151,6 +152,7 @@ pub(crate) struct Reply {
     /// A long line is parsed off the runtime's own threads.
     parsing: Option<Job<Result<Message, String>>>,
     lane: Lane,
+    masking: Masking,
     /// The beginning of the first line that was no message.
     pub(crate) first_garbage: String,
     at_end: bool,
@@ -160,7 +162,7 @@ pub(crate) struct Reply {
 const LONG_LINE: usize = 64 << 10;
 
 impl Reply {
-    pub(crate) fn new(pipe: pipe::Receiver, max_line: u64, lane: Lane) -> Self {
+    pub(crate) fn new(pipe: pipe::Receiver, max_line: u64, lane: Lane, masking: Masking) -> Self {
         Self {
             pipe,
             unread: BytesMut::new(),
@@ -168,6 +170,7 @@ impl Reply {
             max_line,
             parsing: None,
             lane,
+            masking,
             first_garbage: String::new(),
             at_end: false,
         }
@@ -233,10 +236,11 @@ impl Reply {
                 return Poll::Ready(Some(Received::Fault(ProtocolFault::TooLong)));
             }
             if line.len() > LONG_LINE {
-                self.parsing = Some(self.lane.spawn(move || parse(&line)));
+                let masking = self.masking.clone();
+                self.parsing = Some(self.lane.spawn(move || parse(&line, &masking)));
                 continue;
             }
-            return Poll::Ready(Some(self.received(parse(&line))));
+            return Poll::Ready(Some(self.received(parse(&line, &self.masking))));
         }
     }
 
@@ -275,12 +279,29 @@ impl Reply {
 /// # Errors
 /// With the beginning of a line that is no message, and why not where it looks like one: JSON nested more than 128 deep,
 /// say, is not read.
-fn parse(line: &[u8]) -> Result<Message, String> {
+fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
     const EXCERPT: usize = 200;
-    serde_json::from_slice(line).map_err(|error| {
-        let excerpt = String::from_utf8_lossy(&line[..line.len().min(EXCERPT)]);
-        if line.starts_with(b"{\"type\":") { format!("{error}: {excerpt}") } else { excerpt.into_owned() }
-    })
+    let mut message = serde_json::from_slice(line).map_err(|error| {
+        // Masked first, so that it is not cut in the middle of a secret.
+        let masked = masking.line(line);
+        let excerpt = String::from_utf8_lossy(&masked[..masked.len().min(EXCERPT)]);
+        let mut excerpt = if line.starts_with(b"{\"type\":") {
+            format!("{error}: {excerpt}")
+        } else {
+            excerpt.into_owned()
+        };
+        masking.text(&mut excerpt);
+        excerpt
+    })?;
+    match &mut message {
+        Message::Progress(progress) => masking.progress(progress),
+        Message::Log(log) => masking.log(log),
+        Message::Result { value } => masking.value(value),
+        Message::Error(error) => masking.tool_error(error),
+        // What a tool declares is needed as it is; it is shown in errors alone, which are masked.
+        Message::Hello { protocol: _ } | Message::Ready(_) => {}
+    }
+    Ok(message)
 }
 
 #[cfg(test)]
@@ -296,7 +317,15 @@ mod tests {
     fn reply(max_line: u64) -> (std::io::PipeWriter, Reply) {
         let (reader, writer) = std::io::pipe().unwrap();
         let lane = Lane::open("lane", 1, tokio_util::task::TaskTracker::new()).unwrap();
-        (writer, Reply::new(pipe::Receiver::from_owned_fd(reader.into()).unwrap(), max_line, lane))
+        (
+            writer,
+            Reply::new(
+                pipe::Receiver::from_owned_fd(reader.into()).unwrap(),
+                max_line,
+                lane,
+                Masking::default(),
+            ),
+        )
     }
 
     #[tokio::test]

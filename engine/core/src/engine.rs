@@ -21,6 +21,7 @@ use crate::{
     limits::Limits,
     plan::Catalog,
     queue::Queue,
+    secrets::Masking,
     start::Starter,
     sweep::Sweeper,
 };
@@ -94,7 +95,9 @@ impl Engine {
     /// May be called from anywhere: the execution runs on the runtime that the engine was built on.
     pub fn start(&self, call: Call) -> Execution {
         let id = ExecutionId::new();
-        let label = call.label();
+        let masking = Masking::of(&call.secrets);
+        let mut label = call.label();
+        masking.text(&mut label);
         let ring = call.limits.event_ring.or(self.core.starter.limits.event_ring);
         let log = Arc::new(EventLog::new(
             Limits { event_ring: ring, ..Limits::default() }.event_ring(),
@@ -106,7 +109,7 @@ impl Engine {
         let guard = EndGuard(Arc::clone(&log));
         let alive = Arc::clone(&core.alive);
         let task = async move {
-            let ended = life::live(&core, id, call, &guard.0, &cancels).await;
+            let ended = life::live(&core, id, call, &guard.0, &cancels, masking).await;
             drop(alive);
             // Nobody may be waiting any more.
             let _ = sender.send(ended);

@@ -34,7 +34,8 @@ pub enum EventKind {
         /// Its id.
         pid: u32,
     },
-    /// The tool wrote to standard output. Chunks are as they were read: they know neither lines nor characters.
+    /// The tool wrote to standard output. Chunks are as they were read: they know neither lines nor characters. What may
+    /// be the beginning of a secret comes when the rest of it has, or has not.
     Stdout(Chunk),
     /// The tool wrote to standard error.
     Stderr(Chunk),

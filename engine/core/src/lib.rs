@@ -44,11 +44,13 @@ mod janitor;
 mod lane;
 mod life;
 mod limits;
+mod masking;
 mod outcome;
 mod plan;
 mod queue;
 mod report;
 mod running;
+mod secrets;
 mod start;
 mod streams;
 mod sweep;
@@ -64,6 +66,7 @@ pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
+pub use secrets::Secret;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
     Enforced, ExitStatus, LaunchStep, Launcher, Level, Network, Policy, ProcessGroups, Residue,

@@ -14,6 +14,7 @@ use crate::{
     execution::ExecutionId,
     report::Report,
     running::Running,
+    secrets::Masking,
     start::Started,
 };
 
@@ -28,6 +29,7 @@ pub(crate) async fn live(
     call: Call,
     log: &Arc<EventLog>,
     cancels: &Cancels,
+    mut masking: Masking,
 ) -> Result<Report, ExecutionError> {
     let mut report = Report::new(id, call.label());
     let ended = match admit(core, &call, cancels).await {
@@ -40,10 +42,15 @@ pub(crate) async fn live(
             report.timings.starting = log.began().elapsed() - report.timings.queued;
             match started {
                 Err(kind) => Err(kind),
-                Ok(watched) => Running::new(core, watched, log, cancels).run(&mut report).await,
+                Ok(watched) => {
+                    masking = watched.masking.clone();
+                    Running::new(core, watched, log, cancels).run(&mut report).await
+                }
             }
         }
     };
+    let ended = ended.map_err(|kind| masking.error(kind));
+    masking.text(&mut report.tool);
     report.timings.total = log.began().elapsed();
     log.end(ended.as_ref().err().cloned());
     tracing::debug!(%id, tool = report.tool, outcome = ended.as_ref().err().map_or("ok", ErrorKind::name), "ended");

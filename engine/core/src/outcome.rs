@@ -13,6 +13,7 @@ use crate::{
     limits::{Overflow, Settled},
     plan::{Declared, Protocol},
     report::Stream,
+    secrets::Masking,
     start::{Terms, stdio_value},
     streams::Finish,
 };
@@ -63,12 +64,24 @@ pub(crate) struct Evidence<'a> {
     pub(crate) stderr: &'a Captured,
     pub(crate) first_garbage: String,
     pub(crate) lane: &'a Lane,
+    pub(crate) masking: Masking,
 }
 
 /// The one outcome: a value (which a plain command does not have), or why there is none.
 pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, ErrorKind> {
-    let Evidence { mut cause, exit, protocol, terms, declared, limits, stdout, stderr, first_garbage, lane } =
-        evidence;
+    let Evidence {
+        mut cause,
+        exit,
+        protocol,
+        terms,
+        declared,
+        limits,
+        stdout,
+        stderr,
+        first_garbage,
+        lane,
+        masking,
+    } = evidence;
     // It may have been quicker to write too much and exit than we were to read it.
     if matches!(cause, Cause::Exited) && limits.overflow == Overflow::Fail {
         if stdout.total() > limits.stdout {
@@ -107,7 +120,14 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
             }),
             Protocol::Stdio => {
                 let output = stdout.bytes();
-                let value = lane.spawn(move || stdio_value(&output)).await.map_err(interrupted)?;
+                let value = lane
+                    .spawn(move || {
+                        let mut value = stdio_value(&output);
+                        masking.value(&mut value);
+                        value
+                    })
+                    .await
+                    .map_err(interrupted)?;
                 agreed(value, terms, declared, lane).await.map(Some)
             }
             Protocol::Channel { .. } => {

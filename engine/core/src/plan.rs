@@ -10,6 +10,7 @@ use crate::{
     call::Call,
     error::{ErrorKind, ToolError},
     limits::Limits,
+    secrets::Secret,
 };
 
 /// Knows tools by name. The engine itself knows none, and no runtime either.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// Variables added to the clean environment. Unlike those of a call they are not checked.
     pub env: Vec<(String, String)>,
+    /// Variables that nobody is shown. They win over those of [`env`](Self::env); what a call sets wins over them.
+    pub secrets: Vec<Secret>,
     /// The folder to run in.
     pub workdir: Option<PathBuf>,
     /// How to speak to it.
@@ -60,6 +63,7 @@ impl Plan {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            secrets: Vec::new(),
             workdir: None,
             protocol,
             limits: Limits::default(),

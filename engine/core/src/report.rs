@@ -143,7 +143,7 @@ pub struct Usage {
     /// Bytes handed to the tool: standard input that we wrote (a file passed on is not counted), and the input on the
     /// worker's channel.
     pub bytes_in: u64,
-    /// Bytes of standard output and standard error.
+    /// Bytes of standard output and standard error, as the tool wrote them: before secrets were masked.
     pub bytes_out: u64,
 }
 

@@ -22,6 +22,7 @@ use crate::{
     outcome::{Cause, Evidence, outcome},
     plan::{Declared, Protocol},
     report::Report,
+    secrets::Masking,
     start::{Terms, Watched},
     streams::{Finish, Step, Streams},
     sweep::{Found, Sweeper},
@@ -53,6 +54,7 @@ pub(crate) struct Running<'a> {
     lane: &'a Lane,
     log: &'a Arc<EventLog>,
     enforced: tool_sandbox::Enforced,
+    masking: Masking,
     began: Instant,
 }
 
@@ -99,6 +101,7 @@ impl<'a> Running<'a> {
             lane: &core.chores,
             log,
             enforced: watched.enforced,
+            masking: watched.masking,
             began: Instant::now(),
         }
     }
@@ -119,6 +122,7 @@ impl<'a> Running<'a> {
 
         let draining = Instant::now();
         (report.residue, report.sweep_incomplete) = self.kill_and_drain(&cause).await;
+        report.residue.iter_mut().for_each(|left| self.masking.command(&mut left.command));
         self.streams.hear_out().await;
         report.pipe_held = self.streams.close();
         let exit = self.reap(&mut report.kill_pending).await;
@@ -135,7 +139,7 @@ impl<'a> Running<'a> {
         }
         let finished = self.streams.finish();
         report.usage.bytes_in = finished.written;
-        report.usage.bytes_out = finished.stdout.total() + finished.stderr.total();
+        report.usage.bytes_out = finished.read;
         report.discarded_messages = finished.discarded;
         report.stdout = finished.stdout;
         report.stderr = finished.stderr;
@@ -150,6 +154,7 @@ impl<'a> Running<'a> {
             stderr: &report.stderr,
             first_garbage: finished.first_garbage,
             lane: self.lane,
+            masking: self.masking,
         })
         .await?;
         report.value = value;
@@ -298,7 +303,8 @@ impl<'a> Running<'a> {
             self.leader.kill();
             for straggler in &found {
                 if !straggler.kill() {
-                    let Residue { pid, command, .. } = straggler.residue();
+                    let Residue { pid, mut command, .. } = straggler.residue();
+                    self.masking.command(&mut command);
                     tracing::error!(pid, command, "left behind: we cannot kill it");
                 }
             }

@@ -27,6 +27,7 @@ use crate::{
     limits::{Limits, Overflow, Settled},
     plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Plan, Protocol},
     report::Stream,
+    secrets::{self, Masking},
     streams::{Input, Output, Streams},
 };
 
@@ -54,6 +55,7 @@ pub(crate) struct Started {
     terms: Option<Terms>,
     limits: Settled,
     enforced: Enforced,
+    masking: Masking,
 }
 
 /// What a call is held against while it runs, and its input.
@@ -74,19 +76,35 @@ pub(crate) struct Watched {
     pub(crate) terms: Option<Terms>,
     pub(crate) limits: Settled,
     pub(crate) enforced: Enforced,
+    pub(crate) masking: Masking,
 }
 
 impl Starter {
     /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind.
     pub(crate) fn start(&self, id: ExecutionId, call: Call) -> Result<Started, ErrorKind> {
-        let mut plan = self.resolve(&call)?;
+        let plan = self.resolve(&call)?;
+        secrets::check(&plan.secrets, &call.secrets, &call.env)?;
+        let masking = Masking::of(plan.secrets.iter().chain(&call.secrets));
+        self.start_plan(id, call, plan, masking.clone()).map_err(|error| masking.error(error))
+    }
+
+    fn start_plan(
+        &self,
+        id: ExecutionId,
+        call: Call,
+        mut plan: Plan,
+        masking: Masking,
+    ) -> Result<Started, ErrorKind> {
         let needed = call.least_level.max(plan.least_level());
         self.must_offer(needed)?;
         call.limits.within(&plan.limits)?;
         let max_timeout = plan.max_timeout.map_or(self.max_timeout, |most| most.min(self.max_timeout));
         let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(max_timeout)?;
         check_words(&plan)?;
-        let mut env = environment::assemble(&plan.env, &call.env)?;
+        let mut env = environment::assemble(
+            &secrets::on_top(&plan.env, &plan.secrets),
+            &secrets::on_top(&call.env, &call.secrets),
+        )?;
 
         let feed = feed(id, &call, &plan, &limits)?;
         let mut channel = None;
@@ -129,6 +147,7 @@ impl Starter {
             },
             limits,
             enforced: launched.enforced,
+            masking,
         })
     }
 
@@ -270,8 +289,10 @@ impl Started {
             None => None,
         };
         let mut streams = Streams::new(
-            Output::new(Stream::Stdout, stdout, self.limits.stdout, fail_after(self.limits.stdout)),
-            Output::new(Stream::Stderr, stderr, self.limits.stderr, fail_after(self.limits.stderr)),
+            Output::new(Stream::Stdout, stdout, self.limits.stdout, fail_after(self.limits.stdout))
+                .masked(&self.masking),
+            Output::new(Stream::Stderr, stderr, self.limits.stderr, fail_after(self.limits.stderr))
+                .masked(&self.masking),
             stdin,
             Arc::clone(log),
         );
@@ -281,7 +302,7 @@ impl Started {
             let reply = pipe::Receiver::from_owned_fd(channel.reply).map_err(refused)?;
             let call = pipe::Sender::from_owned_fd(channel.call).map_err(refused)?;
             streams = streams.with_channel(
-                Reply::new(reply, self.limits.message, lane.clone()),
+                Reply::new(reply, self.limits.message, lane.clone(), self.masking.clone()),
                 Input::new(call, line),
                 hold,
             );
@@ -298,6 +319,7 @@ impl Started {
             terms: self.terms,
             limits: self.limits,
             enforced: self.enforced,
+            masking: self.masking,
         })
     }
 }

@@ -23,8 +23,10 @@ use crate::{
     error::{ProtocolFault, ToolError},
     event_log::EventLog,
     events::{Chunk, EventKind},
+    masking::StreamMasker,
     plan::Declared,
     report::Stream,
+    secrets::Masking,
 };
 
 /// How much is read at once: what a pipe holds by default (pipe(7)).
@@ -209,6 +211,7 @@ impl Streams {
             .channel
             .map_or((0, String::new()), |channel| (channel.discarded, channel.reply.first_garbage));
         Finished {
+            read: self.stdout.read + self.stderr.read,
             stdout: self.stdout.capture.finish(),
             stderr: self.stderr.capture.finish(),
             written: self.written,
@@ -221,6 +224,8 @@ impl Streams {
 /// What is left of the streams when they are closed.
 #[derive(Debug)]
 pub(crate) struct Finished {
+    /// The bytes of both, as the tool wrote them.
+    pub(crate) read: u64,
     pub(crate) stdout: Captured,
     pub(crate) stderr: Captured,
     pub(crate) written: u64,
@@ -236,6 +241,10 @@ pub(crate) struct Output {
     pipe: Option<pipe::Receiver>,
     /// Room to read into, made when there is something to read. What is read is shared, not copied.
     room: BytesMut,
+    /// What is read goes through it first.
+    masker: Option<StreamMasker>,
+    /// How much was read.
+    read: u64,
     capture: Capture,
     /// The bytes after which the call ends.
     fail_after: Option<u64>,
@@ -244,7 +253,21 @@ pub(crate) struct Output {
 impl Output {
     /// `keep`: the bytes to capture. `fail_after`: the bytes after which the call ends.
     pub(crate) fn new(stream: Stream, pipe: pipe::Receiver, keep: u64, fail_after: Option<u64>) -> Self {
-        Self { stream, pipe: Some(pipe), room: BytesMut::new(), capture: Capture::new(keep), fail_after }
+        Self {
+            stream,
+            pipe: Some(pipe),
+            room: BytesMut::new(),
+            masker: None,
+            read: 0,
+            capture: Capture::new(keep),
+            fail_after,
+        }
+    }
+
+    /// Masks what is read before anybody sees it, and before it is counted against a limit.
+    pub(crate) fn masked(mut self, masking: &Masking) -> Self {
+        self.masker = masking.stream();
+        self
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
@@ -260,7 +283,7 @@ impl Output {
                 Err(error) => Err(error),
             };
             match read {
-                Ok(0) => self.pipe = None,
+                Ok(0) => self.at_end(log),
                 Ok(read) => {
                     self.keep(log);
                     return Poll::Ready(read as u64);
@@ -268,7 +291,7 @@ impl Output {
                 Err(error) if error.kind() == WouldBlock => continue,
                 Err(error) => {
                     tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
-                    self.pipe = None;
+                    self.at_end(log);
                 }
             }
             return Poll::Ready(0);
@@ -277,6 +300,27 @@ impl Output {
 
     fn keep(&mut self, log: &EventLog) {
         let chunk: Bytes = self.room.split().freeze();
+        self.read += chunk.len() as u64;
+        match &mut self.masker {
+            None => self.tell(chunk, log),
+            Some(masker) => {
+                let decided = masker.push(chunk);
+                self.tell(decided, log);
+            }
+        }
+    }
+
+    fn at_end(&mut self, log: &EventLog) {
+        self.pipe = None;
+        if let Some(masker) = self.masker.take() {
+            self.tell(masker.finish(false), log);
+        }
+    }
+
+    fn tell(&mut self, chunk: Bytes, log: &EventLog) {
+        if chunk.is_empty() {
+            return;
+        }
         self.capture.push(chunk.clone());
         log.append(match self.stream {
             Stream::Stdout => EventKind::Stdout(Chunk(chunk)),
@@ -291,6 +335,12 @@ impl Output {
     /// Reads what is there, at most what the pipe can hold, without asking the event loop, and closes. Whether somebody
     /// still held the other end.
     fn close(&mut self, log: &EventLog) -> bool {
+        let held = self.read_rest(log);
+        self.at_end(log);
+        held
+    }
+
+    fn read_rest(&mut self, log: &EventLog) -> bool {
         let Some(pipe) = self.pipe.take() else { return false };
         let mut left = fcntl_getpipe_size(&pipe).unwrap_or(CHUNK);
         loop {

@@ -1,0 +1,318 @@
+//! Secrets: values that a tool is given and nobody is shown.
+
+use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    environment,
+    error::{ErrorKind, ToolError, invalid},
+    events::{LogMessage, Progress},
+    masking::{MASK, Masks, StreamMasker},
+};
+
+/// Fewer bytes than this cannot be told from ordinary text.
+const SHORTEST: usize = 4;
+
+/// A line of a secret that has at least this many bytes is masked on its own, too.
+const SHORTEST_LINE: usize = 8;
+
+/// Of one secret, and of all of a call. More than that the kernel would not take in an environment (execve(2)).
+const LONGEST: usize = 64 << 10;
+const LONGEST_TOGETHER: usize = 1 << 20;
+
+/// A value that a tool is given as an environment variable, and that is masked in everything that is told of the call.
+///
+/// Instead of the value stands `***`: in captured output, in every event, in the report, in errors, and in the words of
+/// the engine's own tracing. It is found however it was cut by the tool's writes, also as it stands in JSON or in a URL
+/// (percent-encoded), without the space around it, and by any of its lines of at least 8 bytes. Every byte that belongs
+/// to an occurrence is masked; occurrences that overlap are one `***`.
+///
+/// It is a protection against mistakes, not against a tool that wants to tell: a value that is written backwards, in
+/// base64, or in two parts is not known again, nor is a part of it that a tool was stopped in the middle of.
+#[derive(Clone)]
+pub struct Secret {
+    name: String,
+    value: String,
+}
+
+impl Secret {
+    /// The secret `value`, to be handed to a tool as the variable `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where [`environment::check`] refuses the variable; or when the value, without the space
+    /// around it, has fewer than 4 bytes (to mask it would garble everything), or the whole has more than 64 KiB. No error
+    /// shows the value.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Result<Self, ErrorKind> {
+        let secret = Self::unchecked(name.into(), value.into());
+        secret.check()?;
+        Ok(secret)
+    }
+
+    /// To be checked when the call is started.
+    pub(crate) fn unchecked(name: String, value: String) -> Self {
+        Self { name, value }
+    }
+
+    /// The variable's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn check(&self) -> Result<(), ErrorKind> {
+        environment::check(&self.name, &self.value)?;
+        let subject = || format!("secret {:?}", self.name);
+        if self.value.trim().len() < SHORTEST {
+            return Err(invalid(
+                subject(),
+                format!("its value has fewer than {SHORTEST} bytes; to mask it would garble everything"),
+                "use a longer value, or hand it over as an ordinary variable",
+            ));
+        }
+        if self.value.len() > LONGEST {
+            return Err(invalid(
+                subject(),
+                format!("its value has more than {LONGEST} bytes"),
+                "hand over the name of a file instead",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Everything that it is known by.
+    fn forms(&self) -> impl Iterator<Item = Vec<u8>> {
+        let lines = self.value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
+        [&self.value, self.value.trim()].into_iter().chain(lines).flat_map(|text| {
+            [
+                text.to_owned(),
+                in_json(text),
+                percent_encoded(text, b"-_.~"),
+                percent_encoded(text, b"-_.~!*'()"),
+            ]
+            .map(String::into_bytes)
+        })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// As it stands between the quotes of a JSON string.
+fn in_json(text: &str) -> String {
+    let quoted = Value::from(text).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// As in a URL: what is neither a letter, a digit nor in `plain` as a `%` and two digits (RFC 3986, and ECMAScript's
+/// `encodeURIComponent`, which leaves more as it is).
+fn percent_encoded(text: &str, plain: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// Checks what a call and its plan name as secrets.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`], which names the variable and not its value.
+pub(crate) fn check(
+    plan: &[Secret],
+    call: &[Secret],
+    call_env: &[(String, String)],
+) -> Result<(), ErrorKind> {
+    for secret in call {
+        secret.check()?;
+        if call_env.iter().any(|(name, _)| *name == secret.name) {
+            return Err(invalid(
+                format!("secret {:?}", secret.name),
+                "the call sets the same variable as an ordinary one",
+                "set it one way only",
+            ));
+        }
+    }
+    if plan.iter().chain(call).map(|secret| secret.value.len()).sum::<usize>() > LONGEST_TOGETHER {
+        return Err(invalid(
+            "secrets",
+            format!("together they have more than {LONGEST_TOGETHER} bytes"),
+            "hand over the names of files instead",
+        ));
+    }
+    Ok(())
+}
+
+/// The variables `env`, and the secrets on top of them.
+pub(crate) fn on_top<'a>(env: &'a [(String, String)], secrets: &[Secret]) -> Cow<'a, [(String, String)]> {
+    if secrets.is_empty() {
+        return env.into();
+    }
+    let secrets = secrets.iter().map(|secret| (secret.name.clone(), secret.value.clone()));
+    env.iter().cloned().chain(secrets).collect()
+}
+
+/// Masks the secrets of a call; does nothing, and costs nothing, when there are none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Masking(Option<Arc<Masks>>);
+
+impl Masking {
+    /// Of those that can be masked: the others are refused when the call is started.
+    pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut together = 0;
+        let patterns: BTreeSet<_> = secrets
+            .into_iter()
+            .filter(|secret| secret.value.trim().len() >= SHORTEST && secret.value.len() <= LONGEST)
+            .take_while(|secret| {
+                together += secret.value.len();
+                together <= LONGEST_TOGETHER
+            })
+            .flat_map(Secret::forms)
+            .collect();
+        Self((!patterns.is_empty()).then(|| Arc::new(Masks::new(&patterns))))
+    }
+
+    /// A masker for a stream; `None` when there is nothing to be masked.
+    pub(crate) fn stream(&self) -> Option<StreamMasker> {
+        self.0.clone().map(StreamMasker::new)
+    }
+
+    /// A line, masked.
+    pub(crate) fn line<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match &self.0 {
+            Some(masks) if masks.occur_in(bytes) => masks.whole(bytes, false).into(),
+            _ => bytes.into(),
+        }
+    }
+
+    /// Masks a text.
+    pub(crate) fn text(&self, text: &mut String) {
+        if let Some(masks) = &self.0
+            && masks.occur_in(text.as_bytes())
+        {
+            *text = lossy(masks.whole(text.as_bytes(), false));
+        }
+    }
+
+    /// Masks a command line as it is found in a [`Residue`](tool_sandbox::Residue), where its end may be cut off.
+    pub(crate) fn command(&self, command: &mut String) {
+        let Some(masks) = &self.0 else { return };
+        // Cut by a mark that says so, or, in brackets, by the kernel.
+        let (text, end) = match command.char_indices().next_back() {
+            Some((cut, last @ ('…' | ']'))) => (&command[..cut], last.to_string()),
+            _ => (&command[..], String::new()),
+        };
+        let mut masked = lossy(masks.whole(text.as_bytes(), !end.is_empty()));
+        masked.push_str(&end);
+        *command = masked;
+    }
+
+    /// Masks every text in a value, every name of a field, and every number that shows a secret. A name that is the same
+    /// as another one then gets another `*`.
+    pub(crate) fn value(&self, value: &mut Value) {
+        if let Some(masks) = &self.0 {
+            self.value_with(masks, value);
+        }
+    }
+
+    fn value_with(&self, masks: &Masks, value: &mut Value) {
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value_with(masks, item)),
+            Value::Object(fields) => {
+                if fields.keys().any(|name| masks.occur_in(name.as_bytes())) {
+                    *fields = self.names(std::mem::take(fields));
+                }
+                fields.values_mut().for_each(|item| self.value_with(masks, item));
+            }
+            Value::Number(number) => {
+                if masks.occur_in(number.to_string().as_bytes()) {
+                    *value = MASK.into();
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn names(&self, fields: Map<String, Value>) -> Map<String, Value> {
+        let mut renamed = Map::with_capacity(fields.len());
+        for (mut name, value) in fields {
+            self.text(&mut name);
+            while renamed.contains_key(&name) {
+                name.push('*');
+            }
+            renamed.insert(name, value);
+        }
+        renamed
+    }
+
+    pub(crate) fn progress(&self, progress: &mut Progress) {
+        let Some(masks) = &self.0 else { return };
+        let Progress { fraction, message, data } = progress;
+        if fraction.is_some_and(|number| masks.occur_in(number.to_string().as_bytes())) {
+            *fraction = None;
+        }
+        self.optional(message);
+        self.optional_value(data);
+    }
+
+    pub(crate) fn log(&self, log: &mut LogMessage) {
+        let LogMessage { level, message, data } = log;
+        self.text(level);
+        self.text(message);
+        self.optional_value(data);
+    }
+
+    pub(crate) fn tool_error(&self, error: &mut ToolError) {
+        let ToolError { phase: _, name, message, stack, data } = error;
+        self.text(name);
+        self.text(message);
+        self.optional(stack);
+        self.optional_value(data);
+    }
+
+    fn optional(&self, text: &mut Option<String>) {
+        text.iter_mut().for_each(|text| self.text(text));
+    }
+
+    fn optional_value(&self, value: &mut Option<Value>) {
+        value.iter_mut().for_each(|value| self.value(value));
+    }
+
+    /// An error, masked. What has been masked already stays as it is.
+    pub(crate) fn error(&self, mut error: ErrorKind) -> ErrorKind {
+        if self.0.is_none() {
+            return error;
+        }
+        match &mut error {
+            ErrorKind::Tool(error) => self.tool_error(error),
+            ErrorKind::Invalid { subject, message, hint } => {
+                [subject, message, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Protocol { fault: _, excerpt } => self.text(excerpt),
+            ErrorKind::Lost { reason } | ErrorKind::Busy { reason } => self.text(reason),
+            ErrorKind::Sandbox { missing, hint } => {
+                [missing, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Spawn { step: _, subject, errno: _, hint } => {
+                [subject, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Canceled { by: _, reason } => self.optional(reason),
+            ErrorKind::Process { status: _ }
+            | ErrorKind::Limit { limit: _ }
+            | ErrorKind::Timeout { clock: _, after: _ } => {}
+        }
+        error
+    }
+}
+
+/// Patterns are texts, so what is left between them is text.
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
