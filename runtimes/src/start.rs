@@ -160,9 +160,10 @@ fn deno_permissions(policy: &Policy, entry: &Path) -> Vec<OsString> {
     args
 }
 
-/// Against `PYTHON*` variables, the working folder and the user's own packages; and no compiled files are written.
+/// Against `PYTHON*` variables, the working folder and the user's own packages; files are UTF-8 whatever the locale says; and
+/// no compiled ones are written.
 fn python() -> Start {
-    (words(&["-I", "-B"]), Vec::new())
+    (words(&["-I", "-B", "-X", "utf8"]), Vec::new())
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ pub(crate) struct Common {
     #[arg(long, value_name = "NAME")]
     pub(crate) pass_env: Vec<String>,
 
+    /// Set a variable of its environment that is shown nowhere: *** stands for it in all that is printed and written. The
+    /// value is that of our own variable NAME, or what FILE contains, without a line end at its end
+    #[arg(long, value_name = "NAME[=FILE]", value_parser = values::secret)]
+    pub(crate) secret: Vec<values::SecretFrom>,
+
     /// The folder it runs in [default: the current one]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) workdir: Option<PathBuf>,

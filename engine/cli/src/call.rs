@@ -1,6 +1,7 @@
 //! From arguments to calls.
 
 use std::{
+    env::VarError,
     fs::File,
     io::{IsTerminal, Read},
     os::fd::AsFd,
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::{
     args::{Common, Exec, OnOverflow, Run},
     find_runtime,
-    values::{RuntimeChoice, StdinFrom},
+    values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
 
 /// What the binary takes from its surroundings; the library takes nothing.
@@ -104,17 +105,47 @@ fn common(mut call: Call, args: &Common, around: &Surroundings) -> Result<Call> 
         })
         .back_pressure();
     for name in &args.pass_env {
-        call = call.env(name, own_variable(name)?);
+        call = call.env(name, own_variable(name).with_context(|| format!("--pass-env {name}"))?);
     }
     for (name, value) in &args.env {
         call = call.env(name, value);
     }
+    for from in &args.secret {
+        call = call.secret(&from.name, secret(from)?);
+    }
     Ok(call)
 }
 
-fn own_variable(name: &str) -> Result<String> {
-    #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]
-    std::env::var(name).with_context(|| format!("--pass-env {name}"))
+#[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]
+fn own_variable(name: &str) -> Result<String, std::env::VarError> {
+    std::env::var(name)
+}
+
+/// The value of a secret. No error shows it.
+fn secret(from: &SecretFrom) -> Result<String> {
+    let SecretFrom { name, file } = from;
+    let Some(path) = file else {
+        return match own_variable(name) {
+            Ok(value) => Ok(value),
+            Err(VarError::NotPresent) => {
+                bail!(
+                    "--secret {name}: our own environment has no variable {name}; set it, or write {name}=FILE"
+                )
+            }
+            Err(VarError::NotUnicode(_)) => bail!("--secret {name}: the variable is not UTF-8; encode it"),
+        };
+    };
+    let mut value =
+        std::fs::read(path).with_context(|| format!("--secret {name}: cannot read {}", path.display()))?;
+    if value.ends_with(b"\n") {
+        value.pop();
+        value.pop_if(|last| *last == b'\r');
+    }
+    // The error that `from_utf8` returns shows the bytes.
+    match String::from_utf8(value) {
+        Ok(value) => Ok(value),
+        Err(_) => bail!("--secret {name}: {} is not UTF-8; encode it", path.display()),
+    }
 }
 
 fn input(text: &str) -> Result<Value> {

@@ -74,6 +74,24 @@ pub(crate) fn runtime(text: &str) -> Result<RuntimeChoice, String> {
     Ok(RuntimeChoice { runtime, program })
 }
 
+/// A secret's variable, and where its value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretFrom {
+    pub(crate) name: String,
+    /// `None`: our own variable of the same name.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// `NAME` or `NAME=FILE`.
+pub(crate) fn secret(text: &str) -> Result<SecretFrom, String> {
+    let (name, file) = match text.split_once('=') {
+        Some((_, "")) => return Err("no file is named after the `=`; write NAME=FILE, or NAME alone".into()),
+        Some((name, file)) => (name, Some(file.into())),
+        None => (text, None),
+    };
+    Ok(SecretFrom { name: name.to_owned(), file })
+}
+
 /// Where a command's standard input comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StdinFrom {
@@ -123,6 +141,13 @@ mod tests {
         for wrong in ["", "linger:", "wait:1s", "stay"] {
             assert!(after_exit(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn secrets() {
+        assert_eq!(secret("A"), Ok(SecretFrom { name: "A".into(), file: None }));
+        assert_eq!(secret("A=b=c"), Ok(SecretFrom { name: "A".into(), file: Some("b=c".into()) }));
+        assert!(secret("A=").is_err());
     }
 
     #[test]

@@ -415,3 +415,50 @@ fn a_signal_that_it_was_started_to_ignore_stays_ignored() {
     out.read_line(&mut line).unwrap();
     assert_eq!((line.as_str(), exit_code(&mut child)), ("ready\non\n", 0));
 }
+
+const TOKEN: &str = "t0ps3cret value";
+
+#[test]
+fn a_secret_is_handed_over_and_shown_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, report) = (folder.path().join("token"), folder.path().join("report"));
+    fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let from_file = format!("TOKEN={}", file.display());
+    let script =
+        format!("[ \"$TOKEN\" = '{TOKEN}' ] && echo \"out $TOKEN\" && echo \"err $TOKEN\" >&2; exit 3");
+    for secret in ["TOKEN", &from_file] {
+        for how in [&[][..], &["--json"], &["--events"]] {
+            let mut args = vec!["exec", "--secret", secret, "--report", report.to_str().unwrap()];
+            args.extend(how);
+            args.extend(["--", "sh", "-c", &script]);
+            let output = run_tool(&args).env("TOKEN", TOKEN).output().unwrap();
+            let (out, err) = (text(&output.stdout), text(&output.stderr));
+            let written = fs::read_to_string(&report).unwrap();
+            let told = format!("{out}{err}{written}");
+            assert!(!told.contains("t0ps3cret"), "{told}");
+            assert!(out.contains("out ***") && written.contains("err ***"), "{told}");
+            assert_eq!(output.status.code(), Some(3), "the tool had the value: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_cannot_be_had_says_what_to_do() {
+    let told = |secret: &str| {
+        let mut command = run_tool(&["exec", "--secret", secret, "--", "true"]);
+        let output = command.env("SHORT", "zqz").output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{secret}");
+        text(&output.stderr)
+    };
+    let unset = told("MISSING");
+    assert!(unset.contains("set it, or write MISSING=FILE"), "{unset}");
+    let no_file = told("A=/nonexistent/token");
+    assert!(no_file.contains("/nonexistent/token"), "{no_file}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), b"s3cr3t\xff").unwrap();
+    let path = file.path().to_str().unwrap();
+    let no_text = told(&format!("A={path}"));
+    assert!(no_text.contains(path) && no_text.contains("UTF-8") && !no_text.contains("s3cr3t"), "{no_text}");
+    let short = told("SHORT");
+    assert!(short.contains("SHORT") && !short.contains("zqz"), "{short}");
+}

@@ -250,7 +250,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #![proptest_config(ProptestConfig::with_cases(1024))]
         #[test]
         fn however_it_is_cut_it_is_as_the_whole(
             patterns in prop::collection::btree_set(letters(1..6), 1..5),

@@ -1,0 +1,134 @@
+//! Output, as it is captured and as it is told live.
+
+use support::{assert_same, ended, hostile, pattern, succeeded, with_engine};
+use tool_engine::{Call, ErrorKind, Overflow};
+
+use crate::{TOKEN, all_told, assert_masked, plain, sh};
+
+#[test]
+fn both_streams_are_masked_and_the_tool_has_the_value() {
+    with_engine(plain, |engine| async move {
+        let script = r#"echo "out $TOKEN."; echo "err $TOKEN" >&2; printf %s "$TOKEN" | wc -c"#;
+        let run = engine.start(sh(script));
+        let events = run.events();
+        let end = ended(run).await;
+        assert_masked(&all_told(events, &end));
+        let report = end.expect("it succeeds");
+        assert_eq!(report.stdout.text(), format!("out ***.\n{}\n", TOKEN.len()));
+        assert_eq!(report.stderr.text(), "err ***\n");
+        assert_eq!(report.stdout.total(), report.stdout.bytes().len() as u64);
+        let written = "out .\n\nerr \n".len() + 2 * TOKEN.len() + TOKEN.len().to_string().len();
+        assert_eq!(report.usage.bytes_out, written as u64, "what the tool wrote");
+    });
+}
+
+#[test]
+fn it_is_found_when_it_comes_byte_by_byte() {
+    with_engine(plain, |engine| async move {
+        let script = r#"text="<$TOKEN>"; while [ -n "$text" ]; do
+            rest="${text#?}"; printf %s "${text%"$rest"}"; printf %s "${text%"$rest"}" >&2; text="$rest"; done"#;
+        let run = engine.start(sh(script));
+        let events = run.events();
+        let end = ended(run).await;
+        assert_masked(&all_told(events, &end));
+        let report = end.expect("it succeeds");
+        assert_eq!((report.stdout.text().as_str(), report.stderr.text().as_str()), ("<***>", "<***>"));
+    });
+}
+
+#[test]
+fn a_beginning_without_an_end_is_let_out_at_the_end() {
+    with_engine(plain, |engine| async move {
+        let report = succeeded(engine.start(sh("printf 'abc s3cr'; printf s3cr >&2"))).await;
+        assert_eq!(report.stdout.text(), "abc s3cr");
+        assert_eq!(report.stderr.text(), "s3cr");
+    });
+}
+
+#[test]
+fn a_call_that_is_stopped_does_not_show_it_in_its_last_words() {
+    with_engine(plain, |engine| async move {
+        let script = r#"printf 'last words: %s' "$TOKEN" >&2; echo ready; exec sleep 1000"#;
+        let run = engine.start(sh(script));
+        let (mut live, events, canceler) = (run.events(), run.events_from(0), run.canceler());
+        let cancel = async {
+            while let Some(event) = live.next().await {
+                if matches!(event.kind, tool_engine::EventKind::Stdout(_)) {
+                    canceler.cancel(tool_engine::CancelSource::Caller);
+                }
+            }
+        };
+        let (end, ()) = tokio::join!(ended(run), cancel);
+        assert_masked(&all_told(events, &end));
+        assert_eq!(end.expect_err("it was canceled").report().stderr.text(), "last words: ***");
+    });
+}
+
+#[test]
+fn a_timeout_does_not_show_it_in_the_last_bytes_of_stderr() {
+    with_engine(plain, |engine| async move {
+        // It says it before it is killed, when it is asked to end: so the clock does not matter.
+        let script = r#"trap 'printf "asked: %s" "$TOKEN" >&2; exit 3' TERM; while :; do sleep 0.01; done"#;
+        let run = engine.start(sh(script).timeout(std::time::Duration::from_secs(3)));
+        let events = run.events();
+        let end = ended(run).await;
+        assert_masked(&all_told(events, &end));
+        let error = end.expect_err("it timed out");
+        assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
+        assert!(error.report().stderr.text().ends_with("asked: ***"), "{:?}", error.report().stderr.text());
+    });
+}
+
+#[test]
+fn the_gap_of_a_cut_capture_does_not_cut_it_in_two() {
+    with_engine(plain, |engine| async move {
+        let script = r#"printf 'x%.0s' 1 2 3 4 5; printf %s "$TOKEN"; printf 'y%.0s' 1 2 3 4 5 6 7 8 9; printf %s "$TOKEN""#;
+        let total = 5 + 3 + 9 + 3;
+        for cap in 1..=total {
+            let run = engine.start(sh(script).max_output(cap, Overflow::Truncate));
+            let events = run.events();
+            let end = ended(run).await;
+            let told = all_told(events, &end);
+            assert_masked(&told);
+            let report = end.expect("it succeeds");
+            let masked = b"xxxxx***yyyyyyyyy***";
+            assert_eq!((report.stdout.total(), report.stdout.dropped()), (total, total - cap));
+            assert!(masked.starts_with(&report.stdout.head()) && masked.ends_with(&report.stdout.tail()));
+        }
+    });
+}
+
+#[test]
+fn output_without_a_secret_is_the_same_to_the_byte() {
+    with_engine(plain, |engine| async move {
+        let total = 5_000_000;
+        let call = hostile(["pattern", "stdout", &total.to_string()]);
+        let report = succeeded(engine.start(call.secret("TOKEN", TOKEN))).await;
+        assert_same(&report.stdout.bytes(), &pattern(0..total), "everything");
+        assert_eq!(report.usage.bytes_out, total as u64);
+    });
+}
+
+#[test]
+fn its_lines_and_its_escaped_forms_are_known() {
+    with_engine(plain, |engine| async move {
+        let key = "-----BEGIN KEY-----\nAAAABBBBCCCC\nDDDDEEEEFFFF\nG\n";
+        let script = r#"printf %s "$KEY"; printf '%s\n' "$KEY" | sed -n 's/^DDDD/<&/p'
+            echo 's3cr3t-t0k3n/with \"quotes\" s3cr3t-t0k3n%2Fwith%20%22quotes%22'"#;
+        let report = succeeded(engine.start(sh(script).secret("KEY", key))).await;
+        assert_eq!(report.stdout.text(), "***<***\n*** ***\n");
+    });
+}
+
+#[test]
+fn each_call_masks_its_own() {
+    with_engine(plain, |engine| async move {
+        let call = |value| {
+            Call::command(["sh", "-c", "echo the first one, the second one: $TOKEN"]).secret("TOKEN", value)
+        };
+        let (first, second) = (engine.start(call("the first one")), engine.start(call("the second one")));
+        let (first, second) = tokio::join!(succeeded(first), succeeded(second));
+        assert_eq!(first.stdout.text(), "***, the second one: ***\n");
+        assert_eq!(second.stdout.text(), "the first one, ***: ***\n");
+    });
+}

@@ -1,0 +1,121 @@
+//! What a tool says otherwise than by its output, and what is said about it.
+
+use serde_json::json;
+use support::{OneTool, Scripted, ended, failed, sh_up, succeeded, with_engine};
+use tool_engine::{Call, ErrorKind, Secret};
+
+use crate::{TOKEN, all_told, assert_masked, plain};
+
+/// A worker's message, to be written as it is.
+fn line(message: &serde_json::Value) -> String {
+    format!("line={message}")
+}
+
+#[test]
+fn messages_of_a_worker_are_masked() {
+    with_engine(
+        |builder| builder.catalog(Scripted),
+        |engine| async move {
+            let said = [
+                line(&json!({ "type": "progress", "message": TOKEN, "data": { TOKEN: [TOKEN] } })),
+                line(&json!({ "type": "log", "level": "info", "message": TOKEN, "data": TOKEN })),
+                line(&json!([TOKEN])),
+                line(&json!({ "type": "result", "value": { "a": [TOKEN, { TOKEN: 1, "***": 2 }] } })),
+            ];
+            let steps: Vec<&str> = ["begin"].into_iter().chain(said.iter().map(String::as_str)).collect();
+            let run = engine.start(Scripted::call(&steps).secret("TOKEN", TOKEN));
+            let events = run.events();
+            let end = ended(run).await;
+            assert_masked(&all_told(events, &end));
+            let report = end.expect("it succeeds");
+            assert_eq!(report.value, Some(json!({ "a": ["***", { "***": 1, "****": 2 }] })));
+        },
+    );
+}
+
+#[test]
+fn what_a_tool_throws_is_masked() {
+    with_engine(
+        |builder| builder.catalog(Scripted),
+        |engine| async move {
+            let thrown = line(&json!({
+                "type": "error", "phase": "run", "name": format!("E{TOKEN}"), "message": format!("bad: {TOKEN}"),
+                "stack": format!("Error: {TOKEN}\n    at {TOKEN}"), "data": { "cause": { "token": TOKEN } },
+            }));
+            let run = engine.start(Scripted::call(&["begin", &thrown]).secret("TOKEN", TOKEN));
+            let events = run.events();
+            let end = ended(run).await;
+            assert_masked(&all_told(events, &end));
+            let error = end.expect_err("it throws");
+            let ErrorKind::Tool(tool) = error.kind() else { panic!("{error}") };
+            assert_eq!((tool.name.as_str(), tool.message.as_str()), ("E***", "bad: ***"));
+            assert_eq!(tool.stack.as_deref(), Some("Error: ***\n    at ***"));
+            assert_eq!(tool.data, Some(json!({ "cause": { "token": "***" } })));
+        },
+    );
+}
+
+#[test]
+fn an_excerpt_of_garbage_is_masked_before_it_is_cut() {
+    with_engine(
+        |builder| builder.catalog(Scripted),
+        |engine| async move {
+            for before in [0, 180, 190, 199] {
+                let garbage = format!("line={}{TOKEN}", "x".repeat(before));
+                let run = engine.start(Scripted::call(&["begin", &garbage]).secret("TOKEN", TOKEN));
+                let (kind, _) = failed(run).await;
+                let ErrorKind::Protocol { excerpt, .. } = &kind else { panic!("{kind}") };
+                let expected: String = "x".repeat(before).chars().chain("***".chars()).take(200).collect();
+                assert_eq!(*excerpt, expected);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_value_on_stdout_is_masked_as_output_and_as_value() {
+    let mut plan = OneTool::stdio(r#"printf '{"plain": "<%s>", "escaped": "\\u0074he other one"}' "$OTHER""#);
+    let secret = Secret::new("OTHER", "the other one").expect("a good secret");
+    plan.0.secrets.push(secret);
+    with_engine(
+        |builder| builder.catalog(plan),
+        |engine| async move {
+            let report = succeeded(engine.start(Call::tool("tool", json!(null)))).await;
+            assert_eq!(report.value, Some(json!({ "plain": "<***>", "escaped": "***" })));
+        },
+    );
+}
+
+#[test]
+fn the_command_line_of_what_is_left_running_is_masked() {
+    with_engine(plain, |engine| async move {
+        // The second one's is longer than is kept of it, and cut in the middle of the secret.
+        let long = "0".repeat(180);
+        let script = format!(r#"sleep 1000 "$NUMBER" & up; sleep {long} "$NUMBER" & up"#);
+        let number = "1234567890123456789012345678901234567890";
+        let run =
+            engine.start(sh_up(&script).secret("NUMBER", number).after_exit(tool_engine::AfterExit::Kill));
+        let events = run.events();
+        let end = ended(run).await;
+        let told = all_told(events, &end);
+        assert!(!told.contains("12345"), "{told}");
+        let residue = end.expect("it succeeds").residue;
+        let mut commands: Vec<_> = residue.iter().map(|left| left.command.as_str()).collect();
+        commands.sort_unstable();
+        assert_eq!(commands, [&format!("sleep {long} ***…"), "sleep 1000 ***"]);
+    });
+}
+
+#[test]
+fn the_command_itself_and_what_cannot_be_started_are_masked() {
+    with_engine(plain, |engine| async move {
+        let call = Call::command([TOKEN, TOKEN]).secret("TOKEN", TOKEN);
+        let run = engine.start(call);
+        let events = run.events();
+        let end = ended(run).await;
+        assert_masked(&all_told(events, &end));
+        let error = end.expect_err("there is no such program");
+        assert!(matches!(error.kind(), ErrorKind::Spawn { subject, .. } if subject == "***"), "{error}");
+        assert_eq!(error.report().tool, "*** ***");
+    });
+}
