@@ -3,13 +3,18 @@
 //! [`Tools`] is the [`Catalog`](tool_engine::Catalog) of an engine. A tool is a function in a file that a [`Runtime`]
 //! loads, or a plain command that gets its input as JSON on standard input.
 
+pub mod manifest;
 mod probe;
 mod runtime;
+pub mod schema;
 mod start;
 mod tool;
 mod tools;
+pub mod units;
 mod worker;
 
+pub use manifest::{Declaration, Manifest, ManifestError};
 pub use runtime::{Runtime, Version};
+pub use schema::Schema;
 pub use tool::Tool;
 pub use tools::{Tools, ToolsBuilder, ToolsError};

@@ -1,0 +1,197 @@
+//! JSON Schemas: what an input or a value has to be like, and in plain words where it is not.
+
+mod violation;
+
+use std::{fmt, sync::Arc};
+
+use jsonschema::{PatternOptions, ReferencingError, ValidationError, Validator, error::ValidationErrorKind};
+use serde_json::Value;
+
+pub use violation::{Violation, Violations};
+
+/// A JSON Schema, of 2020-12 where it does not say otherwise, compiled. It refers to nothing outside itself, its patterns
+/// take time linear in the text, and its formats are held to.
+#[derive(Clone)]
+pub struct Schema {
+    compiled: Arc<Compiled>,
+}
+
+struct Compiled {
+    source: Value,
+    validator: Validator,
+}
+
+/// What is wrong with a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}; {hint}", if pointer.is_empty() { String::new() } else { format!("{pointer}: ") })]
+#[non_exhaustive]
+pub struct SchemaError {
+    /// Where in the schema: a JSON Pointer, empty for the schema itself.
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Schema {
+    /// Compiles a schema.
+    ///
+    /// # Errors
+    /// [`SchemaError`] when it is no schema, refers to something outside or that is not there, or has a pattern that
+    /// cannot be held against a text in linear time.
+    pub fn new(source: Value) -> Result<Self, SchemaError> {
+        let built = jsonschema::options()
+            .offline()
+            .should_validate_formats(true)
+            .with_pattern_options(PatternOptions::regex())
+            .build(&source);
+        match built {
+            Ok(validator) => Ok(Self { compiled: Arc::new(Compiled { source, validator }) }),
+            Err(error) => Err(SchemaError::of(&source, &error)),
+        }
+    }
+
+    /// The schema as it was given.
+    pub fn source(&self) -> &Value {
+        &self.compiled.source
+    }
+
+    /// Holds a value against it.
+    ///
+    /// # Errors
+    /// Where the value is not as it should be.
+    pub fn check(&self, value: &Value) -> Result<(), Violations> {
+        if self.compiled.validator.is_valid(value) {
+            return Ok(());
+        }
+        Err(Violations::of(&self.compiled.source, self.compiled.validator.iter_errors(value)))
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Schema").field(&self.compiled.source).finish()
+    }
+}
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.compiled.source == other.compiled.source
+    }
+}
+
+impl SchemaError {
+    /// The pointer as it is appended to a file's name.
+    pub(crate) fn pointer_after(&self, sign: &str) -> String {
+        if self.pointer.is_empty() { String::new() } else { format!("{sign}{}", self.pointer) }
+    }
+
+    fn of(source: &Value, error: &ValidationError<'_>) -> Self {
+        let pointer = error.instance_path().as_str().to_owned();
+        match error.kind() {
+            ValidationErrorKind::Referencing(reason) => Self::of_reference(source, pointer, reason),
+            ValidationErrorKind::Format { format } if format == "regex" => Self::of_pattern(source, pointer),
+            _ if pointer.ends_with("/pattern") => Self::of_pattern(source, pointer),
+            _ => {
+                let violation = Violation::of(&Value::Null, error);
+                Self { pointer, message: violation.message, hint: "see JSON Schema 2020-12".into() }
+            }
+        }
+    }
+
+    fn of_pattern(source: &Value, pointer: String) -> Self {
+        let pattern = source.pointer(&pointer).map(violation::short).unwrap_or_default();
+        Self {
+            pointer,
+            message: format!("{pattern} is no pattern that takes linear time"),
+            hint: "write it without look-around and back references, and with its brackets closed".into(),
+        }
+    }
+
+    fn of_reference(source: &Value, pointer: String, reason: &ReferencingError) -> Self {
+        let (to, message, hint) = match reason {
+            ReferencingError::Unretrievable { uri, .. } => (
+                uri.trim_start_matches("json-schema:///").to_owned(),
+                format!("refers to {uri:?}, which lies outside; nothing is fetched"),
+                "put it below `$defs` and refer to it as `#/$defs/NAME`",
+            ),
+            ReferencingError::PointerToNowhere { pointer: to } => (
+                to.clone(),
+                format!("refers to {:?}, which is not in the schema", format!("#{to}")),
+                "check the name",
+            ),
+            ReferencingError::NoSuchAnchor { anchor } => (
+                anchor.clone(),
+                format!("refers to the anchor {anchor:?}, which is not in the schema"),
+                "check the name",
+            ),
+            other => (String::new(), other.to_string(), "refer to parts of this schema only"),
+        };
+        let pointer = if pointer.is_empty() {
+            find_reference(source, &to, &mut String::new()).unwrap_or_default()
+        } else {
+            pointer
+        };
+        Self { pointer, message, hint: hint.into() }
+    }
+}
+
+/// Where a schema refers to something that ends so.
+fn find_reference(schema: &Value, to: &str, at: &mut String) -> Option<String> {
+    let below = |name: &str, value: &Value, at: &mut String| {
+        let length = at.len();
+        at.push('/');
+        at.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        let refers = matches!(name, "$ref" | "$dynamicRef" | "$schema")
+            && value.as_str().is_some_and(|text| text.trim_start_matches("./").ends_with(to));
+        let found = if refers { Some(at.clone()) } else { find_reference(value, to, at) };
+        at.truncate(length);
+        found
+    };
+    match schema {
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| below(name, value, at)),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, value)| below(&index.to_string(), value, at))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wrong(schema: Value) -> String {
+        Schema::new(schema).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused_with_the_place() {
+        let text = wrong(json!({ "properties": { "a": { "type": "text" } } }));
+        assert!(text.starts_with("/properties/a/type: ") && text.contains("text"), "{text}");
+        let text = wrong(json!({ "required": "a" }));
+        assert_eq!(text, "/required: is \"a\", not a list; see JSON Schema 2020-12");
+    }
+
+    #[test]
+    fn nothing_outside_is_fetched() {
+        for to in ["https://example.com/a.json", "file:///etc/passwd", "other.json"] {
+            let text = wrong(json!({ "properties": { "a": { "$ref": to } } }));
+            assert!(text.starts_with("/properties/a/$ref: ") && text.contains("lies outside"), "{text}");
+        }
+        let text = wrong(json!({ "items": { "$ref": "#/$defs/b" } }));
+        assert!(text.starts_with("/items/$ref: ") && text.contains("not in the schema"), "{text}");
+        Schema::new(json!({ "$defs": { "b": {} }, "items": { "$ref": "#/$defs/b" } })).unwrap();
+    }
+
+    #[test]
+    fn a_pattern_that_could_take_for_ever_is_refused() {
+        for pattern in ["(a)\\1", "(?=a)b", "(a"] {
+            let text = wrong(json!({ "properties": { "a": { "pattern": pattern } } }));
+            assert!(text.starts_with("/properties/a/pattern: ") && text.contains("linear"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! How times, sizes and the like are written, in manifests and on command lines.
+
+use std::time::Duration;
+
+use tool_engine::AfterExit;
+
+/// A time such as `30s`, `1m 30s`, `200ms`.
+///
+/// # Errors
+/// What is wrong with the text, and how a time is written.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 30s or 1m 30s"))
+}
+
+/// A number of bytes such as `4096`, `64KiB`, `10MiB`, `1GiB`; `KB`, `MB` and `GB` are powers of 1000.
+///
+/// # Errors
+/// What is wrong with the text, and how a size is written.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let hint = || format!("{text:?} is no size; write it as 4096, 64KiB, 10MiB or 1GiB");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| hint())?;
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(hint()),
+    };
+    number.checked_mul(factor).ok_or_else(hint)
+}
+
+/// `linger` (which is 200 ms), `linger:2s`, `wait` or `kill`.
+///
+/// # Errors
+/// What is wrong with the text, and what there is.
+pub fn parse_after_exit(text: &str) -> Result<AfterExit, String> {
+    match text.split_once(':') {
+        Some(("linger", how_long)) => parse_time(how_long).map(AfterExit::Linger),
+        None if text == "linger" => Ok(AfterExit::Linger(Duration::from_millis(200))),
+        None if text == "wait" => Ok(AfterExit::Wait),
+        None if text == "kill" => Ok(AfterExit::Kill),
+        _ => Err(format!("{text:?} is none of these; write linger, linger:2s, wait or kill")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_time("200ms"), Ok(Duration::from_millis(200)));
+        for wrong in ["", "30", "-1s", "1.5s", "1 fortnight"] {
+            assert!(parse_time(wrong).unwrap_err().contains("; write it as"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("10MiB"), Ok(10 << 20));
+        assert_eq!(parse_size("2KB"), Ok(2000));
+        for wrong in ["", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB", "1 2"] {
+            assert!(parse_size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn after_exits() {
+        assert_eq!(parse_after_exit("linger:2s"), Ok(AfterExit::Linger(Duration::from_secs(2))));
+        assert_eq!(parse_after_exit("wait"), Ok(AfterExit::Wait));
+        for wrong in ["", "linger:", "wait:1s", "stay"] {
+            assert!(parse_after_exit(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

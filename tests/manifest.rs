@@ -1,0 +1,174 @@
+//! What an author of a manifest can rely on: everything that is wrong is named at once, with its place and what to do, and
+//! what is right means what it says.
+//!
+//! One mistake a file: `manifest/bad/NAME.toml`, and beside it in `NAME.txt` what is said of it.
+//!
+//! Not promised: the words of the TOML parser about a text that is no TOML, and those of the operating system.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::json;
+use snapbox::Data;
+use tool_engine::{AfterExit, Level, Limits, Network, ResourceLimits};
+use tool_runtimes::manifest::{Declaration, Manifest, Retry, Warm};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifest").join(name)
+}
+
+fn good(name: &str) -> Manifest {
+    Manifest::load(folder("good").join(name)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn tool<'m>(manifest: &'m Manifest, name: &str) -> &'m Declaration {
+    manifest.tools.iter().find(|tool| tool.name == name).unwrap()
+}
+
+#[test]
+fn every_mistake_is_named_with_its_place() {
+    let bad = folder("bad");
+    let mut names: Vec<PathBuf> = fs::read_dir(&bad).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    names.sort();
+    assert!(names.len() >= 40, "{} manifests", names.len());
+    let assert = snapbox::Assert::new().action_env(snapbox::assert::DEFAULT_ACTION_ENV);
+    let mut wrong = Vec::new();
+    for path in names {
+        let said = match Manifest::load(&path) {
+            Ok(_) => "nothing is wrong".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let said = said.replace(&format!("{}/", bad.display()), "") + "\n";
+        let expected = Data::read_from(&path.with_extension("txt"), None);
+        if let Err(error) = assert.try_eq(Some(&path.display()), said.into(), expected) {
+            wrong.push(error.to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_too() {
+    let said = Manifest::load("/gone/tools.toml").unwrap_err().to_string();
+    assert!(said.starts_with("/gone/tools.toml: cannot be read: "), "{said}");
+    let said = Manifest::load("/dev/zero").unwrap_err().to_string();
+    assert!(said.contains("not a file"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tools.toml");
+    fs::write(&path, b"version = 1\n# \xff\n").unwrap();
+    let error = Manifest::load(&path).unwrap_err();
+    assert_eq!((error.diagnostics()[0].line, error.diagnostics()[0].column), (2, 3));
+}
+
+#[test]
+fn everything_that_can_be_set_is_what_it_says() {
+    let manifest = good("everything.toml");
+    let folder = folder("good").canonicalize().unwrap();
+    assert_eq!(manifest.runtimes["bun"], folder.join("node_modules/.bin/bun"));
+    let tool = tool(&manifest, "word-count");
+    assert_eq!(tool.description.as_deref(), Some("Count words in a text"));
+    assert_eq!((tool.runtime.as_str(), tool.export.as_deref()), ("bun", Some("wordCount")));
+    assert_eq!(tool.entry.as_ref(), Some(&folder.join("tools/words.ts")));
+    assert_eq!(tool.max_timeout, Some(Duration::from_secs(90)));
+    let limits = Limits {
+        timeout: Some(Duration::from_secs(30)),
+        idle_timeout: Some(Duration::from_secs(5)),
+        kill_grace: Some(Duration::ZERO),
+        after_exit: Some(AfterExit::Linger(Duration::from_secs(2))),
+        stdout: Some(10 << 20),
+        stderr: Some(4096),
+        message: Some(64 << 20),
+        ..Limits::default()
+    };
+    assert_eq!(tool.limits, limits);
+    let resources = ResourceLimits {
+        memory: Some(512 << 20),
+        pids: Some(64),
+        cpus: Some(1.5),
+        cpu_time: Some(Duration::from_secs(10)),
+        file_size: Some(1 << 30),
+        open_files: Some(256),
+    };
+    assert_eq!(tool.resources, resources);
+    assert_eq!((tool.policy.network, tool.policy.level), (Some(Network::None), Some(Level::NoCgroup)));
+    assert_eq!(tool.policy.ro, [folder.clone()]);
+    assert_eq!(tool.policy.rw, [PathBuf::from("/var/data")]);
+    assert_eq!(tool.policy.hide, [folder.join("secret")]);
+    assert_eq!(tool.env, [("TZ".to_owned(), "UTC".to_owned())]);
+    assert_eq!(
+        (&tool.env_pass[..], &tool.secrets[..]),
+        (&["LC_ALL".to_owned()][..], &["API_KEY".to_owned()][..])
+    );
+    assert_eq!(tool.config, json!({ "deep": { "list": [1, 2.5, true, "x"] } }));
+    let retry = Retry {
+        attempts: 3,
+        backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(10),
+        jitter: false,
+    };
+    assert_eq!((tool.retry.as_ref(), tool.warm), (Some(&retry), Warm::Count(2)));
+    let annotations = &tool.annotations;
+    assert_eq!(annotations.title.as_deref(), Some("Words"));
+    assert_eq!(
+        (annotations.read_only, annotations.idempotent, annotations.destructive, annotations.open_world),
+        (Some(true), Some(true), Some(false), Some(false))
+    );
+    let said = tool.input_schema.as_ref().unwrap().check(&json!({})).unwrap_err().to_string();
+    assert_eq!(said, "text: is missing");
+    let said = tool.output_schema.as_ref().unwrap().check(&json!("x")).unwrap_err().to_string();
+    assert_eq!(said, "is \"x\", not a whole number");
+    assert_eq!(tool.workdir.as_ref(), Some(&folder.join("work")));
+}
+
+#[test]
+fn a_tool_wins_over_the_defaults_key_by_key() {
+    let manifest = good("defaults.toml");
+    let folder = folder("good").canonicalize().unwrap();
+    let own = tool(&manifest, "own");
+    assert_eq!(own.command, [folder.join("bin/own").to_str().unwrap(), "x"]);
+    assert_eq!(own.limits.timeout, Some(Duration::from_secs(5)));
+    assert_eq!((own.resources.memory, own.resources.pids), (Some(512 << 20), Some(9)));
+    assert_eq!((own.policy.network, own.policy.ro.len()), (Some(Network::Host), 0));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(own.env, [pair("TZ", "UTC"), pair("MODE", "b")]);
+    let retry = own.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, retry.backoff), (3, Duration::from_secs(1)));
+    assert_eq!(own.warm, Warm::Auto);
+
+    let plain = tool(&manifest, "plain");
+    assert_eq!((plain.runtime.as_str(), plain.command.join(" ").as_str()), ("command", "git log"));
+    assert_eq!(plain.limits.timeout, Some(Duration::from_secs(30)));
+    assert_eq!((plain.policy.network, plain.policy.ro.len()), (Some(Network::None), 1));
+    assert_eq!(plain.env, [pair("TZ", "UTC"), pair("MODE", "a")]);
+    assert_eq!(plain.warm, Warm::Never);
+}
+
+#[test]
+fn an_included_file_has_defaults_and_paths_of_its_own() {
+    let manifest = good("defaults.toml");
+    let folder = folder("good").canonicalize().unwrap();
+    let names: Vec<_> = manifest.tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["own", "plain", "included", "script"]);
+    let included = tool(&manifest, "included");
+    assert_eq!(included.entry.as_ref(), Some(&folder.join("more/b.py")));
+    assert_eq!(
+        (included.runtime.as_str(), included.limits.timeout),
+        ("python", Some(Duration::from_secs(7)))
+    );
+    assert_eq!((included.policy.network, included.resources.memory, included.env.len()), (None, None, 0));
+    let script = tool(&manifest, "script");
+    assert_eq!((script.runtime.as_str(), &script.entry), ("bun", &Some(folder.join("tools/words.ts"))));
+}
+
+#[test]
+fn a_text_is_a_manifest_as_if_it_were_in_a_file() {
+    let path = folder("good").join("not-there.toml");
+    let text = "version = 1\n[tools.a]\nentry = \"tools/words.ts\"\n";
+    assert_eq!(Manifest::parse(text, &path).unwrap().tools[0].runtime, "bun");
+    assert!(Manifest::parse("version = 1\n", &path).unwrap().tools.is_empty());
+}

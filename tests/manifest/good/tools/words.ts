@@ -1,0 +1,1 @@
+export const wordCount = () => 1;
