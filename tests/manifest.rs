@@ -96,7 +96,7 @@ fn everything_that_can_be_set_is_what_it_says() {
     };
     assert_eq!(tool.resources, resources);
     assert_eq!((tool.policy.network, tool.policy.level), (Some(Network::None), Some(Level::NoCgroup)));
-    assert_eq!(tool.policy.ro, [folder.clone()]);
+    assert_eq!(tool.policy.ro, [folder.join("")]);
     assert_eq!(tool.policy.rw, [PathBuf::from("/var/data")]);
     assert_eq!(tool.policy.hide, [folder.join("secret")]);
     assert_eq!(tool.env, [("TZ".to_owned(), "UTC".to_owned())]);

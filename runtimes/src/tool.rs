@@ -2,10 +2,15 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tool_engine::{Limits, Policy, ResourceLimits};
 
-use crate::runtime::Runtime;
+use crate::{
+    contract::Schemas,
+    manifest::{Annotations, Declaration, Retry, Warm},
+    runtime::Runtime,
+    schema::Schema,
+};
 
 /// A tool: its name and what it is made of.
 #[derive(Debug, Clone)]
@@ -21,6 +26,12 @@ pub struct Tool {
     pub(crate) resources: ResourceLimits,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) workdir: Option<PathBuf>,
+    pub(crate) env_pass: Vec<String>,
+    pub(crate) secrets: Vec<String>,
+    pub(crate) schemas: Schemas,
+    pub(crate) annotations: Annotations,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) warm: Warm,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +55,12 @@ impl Tool {
             resources: ResourceLimits::default(),
             env: Vec::new(),
             workdir: None,
+            env_pass: Vec::new(),
+            secrets: Vec::new(),
+            schemas: Schemas::default(),
+            annotations: Annotations::default(),
+            retry: None,
+            warm: Warm::default(),
         }
     }
 
@@ -111,9 +128,166 @@ impl Tool {
         self
     }
 
+    /// Variables that it gets as they are in [`ToolsBuilder::variables`](crate::ToolsBuilder::variables), where they are
+    /// there.
+    pub fn env_pass<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.env_pass = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Variables that it gets likewise, and whose values are masked in everything that is told of its calls. A call
+    /// without one of them is refused.
+    pub fn secrets<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.secrets = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What its input must be like. Checked before anything is started. Without one, what the tool's file declares
+    /// counts, which is checked before the tool is called.
+    pub fn input_schema(mut self, schema: Schema) -> Self {
+        self.schemas.input = Some(schema);
+        self
+    }
+
+    /// What its value must be like. Without one, what the tool's file declares counts.
+    pub fn output_schema(mut self, schema: Schema) -> Self {
+        self.schemas.output = Some(schema);
+        self
+    }
+
     /// The folder it runs in. Default: the engine's own.
     pub fn workdir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.workdir = Some(folder.into());
         self
+    }
+}
+
+impl Tool {
+    /// The runtime that it runs in.
+    pub fn runtime(&self) -> Runtime {
+        match &self.source {
+            Source::Script { runtime, .. } => *runtime,
+            Source::Command(_) => Runtime::Command,
+        }
+    }
+
+    /// What is known of it without starting it, as JSON: what it is, its schemas, its limits and its policy. What is not
+    /// set is left out.
+    pub fn document(&self) -> Value {
+        let seconds = |time: Duration| json!(time.as_secs_f64());
+        let mut document = json!({
+            "name": self.name,
+            "description": (!self.description.is_empty()).then_some(&self.description),
+            "runtime": self.runtime().name(),
+            "workdir": self.workdir,
+            "input_schema": self.schemas.input.as_ref().map(Schema::source),
+            "output_schema": self.schemas.output.as_ref().map(Schema::source),
+            "timeout_s": self.limits.timeout.map(seconds),
+            "max_timeout_s": self.max_timeout.map(seconds),
+            "idle_timeout_s": self.limits.idle_timeout.map(seconds),
+            "limits": left({
+                let resources = &self.resources;
+                json!({
+                    "memory": resources.memory,
+                    "pids": resources.pids,
+                    "cpus": resources.cpus,
+                    "cpu_time_s": resources.cpu_time.map(seconds),
+                    "file_size": resources.file_size,
+                    "open_files": resources.open_files,
+                    "stdout": self.limits.stdout,
+                    "stderr": self.limits.stderr,
+                    "message": self.limits.message,
+                })
+            }),
+            "policy": left(json!({
+                "network": self.policy.network,
+                "ro": list(&self.policy.ro),
+                "rw": list(&self.policy.rw),
+                "hide": list(&self.policy.hide),
+                "level": self.policy.level.map(tool_engine::Level::number),
+            })),
+            "env": list(&self.env.iter().map(|(name, _)| name).collect::<Vec<_>>()),
+            "env_pass": list(&self.env_pass),
+            "secrets": list(&self.secrets),
+            "annotations": left(json!({
+                "title": self.annotations.title,
+                "read_only": self.annotations.read_only,
+                "idempotent": self.annotations.idempotent,
+                "destructive": self.annotations.destructive,
+                "open_world": self.annotations.open_world,
+            })),
+            "retry": self.retry.as_ref().map(|retry| json!({
+                "attempts": retry.attempts,
+                "backoff_s": seconds(retry.backoff),
+                "max_backoff_s": seconds(retry.max_backoff),
+                "jitter": retry.jitter,
+            })),
+            "warm": match self.warm {
+                Warm::Auto => Value::Null,
+                Warm::Never => "never".into(),
+                Warm::Count(count) => count.into(),
+            },
+        });
+        match (&self.source, document.as_object_mut()) {
+            (Source::Script { entry, export, .. }, Some(fields)) => {
+                fields.insert("entry".into(), json!(entry));
+                fields.insert("export".into(), json!(export));
+            }
+            (Source::Command(words), Some(fields)) => {
+                let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+                fields.insert("command".into(), json!(words));
+            }
+            (_, None) => {}
+        }
+        left(document)
+    }
+}
+
+/// The fields of an object that are set; null when none is.
+fn left(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    if object.as_object().is_some_and(serde_json::Map::is_empty) { Value::Null } else { object }
+}
+
+fn list<T: serde::Serialize>(items: &[T]) -> Value {
+    if items.is_empty() { Value::Null } else { json!(items) }
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`: what MCP, URLs, file names and command lines can all carry.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+impl From<Declaration> for Tool {
+    fn from(declared: Declaration) -> Self {
+        let source = match (Runtime::from_name(&declared.runtime), declared.entry) {
+            (Some(runtime), Some(entry)) if runtime != Runtime::Command => {
+                Source::Script { runtime, entry, export: declared.export }
+            }
+            // Without words it is refused when it is made callable.
+            _ => Source::Command(declared.command.into_iter().map(Into::into).collect()),
+        };
+        Self {
+            name: declared.name,
+            source,
+            config: declared.config,
+            description: declared.description.unwrap_or_default(),
+            limits: declared.limits,
+            max_timeout: declared.max_timeout,
+            policy: declared.policy,
+            resources: declared.resources,
+            env: declared.env,
+            workdir: declared.workdir,
+            env_pass: declared.env_pass,
+            secrets: declared.secrets,
+            schemas: Schemas { input: declared.input_schema, output: declared.output_schema },
+            annotations: declared.annotations,
+            retry: declared.retry,
+            warm: declared.warm,
+        }
     }
 }

@@ -4,15 +4,18 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Target, environment};
+use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Secret, Target, environment};
 
 use crate::{
+    contract::ToolContract,
+    manifest::Manifest,
     probe,
     runtime::{Runtime, Version},
     start::{NODE_TYPESCRIPT, Script},
-    tool::{Source, Tool},
+    tool::{Source, Tool, is_name},
     worker::{self, Worker},
 };
 
@@ -21,7 +24,18 @@ use crate::{
 pub struct Tools {
     tools: BTreeMap<String, Tool>,
     runtimes: BTreeMap<Runtime, PathBuf>,
+    variables: Variables,
     worker_dir: PathBuf,
+}
+
+/// Some of them are secrets.
+#[derive(Default)]
+struct Variables(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// What is wrong with a set of tools.
@@ -81,7 +95,12 @@ pub enum ToolsError {
 impl Tools {
     /// Begins a set of tools.
     pub fn builder() -> ToolsBuilder {
-        ToolsBuilder { tools: Vec::new(), runtimes: BTreeMap::new(), worker_dir: PathBuf::from("/tmp") }
+        ToolsBuilder {
+            tools: Vec::new(),
+            runtimes: BTreeMap::new(),
+            variables: Variables::default(),
+            worker_dir: PathBuf::from("/tmp"),
+        }
     }
 
     /// The names of all tools, sorted.
@@ -89,18 +108,39 @@ impl Tools {
         self.tools.keys().map(String::as_str)
     }
 
-    fn get(&self, name: &str) -> Result<&Tool, ErrorKind> {
+    /// The tool of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], with the name that may have been meant.
+    pub fn get(&self, name: &str) -> Result<&Tool, ErrorKind> {
         self.tools.get(name).ok_or_else(|| {
             let known: Vec<_> = self.names().collect();
             ErrorKind::Invalid {
                 subject: format!("tool {name:?}"),
                 message: "there is no tool with this name".into(),
-                hint: match known[..] {
-                    [] => "no tools are declared".into(),
+                hint: match (&known[..], nearest(name, &known)) {
+                    ([], _) => "no tools are declared".into(),
+                    (_, Some(nearest)) => format!("did you mean {nearest:?}?"),
                     _ => format!("there are: {}", known.join(", ")),
                 },
             }
         })
+    }
+
+    /// The tool's secrets, but for those that the call brings itself.
+    fn secrets(&self, tool: &Tool, call: &Call) -> Result<Vec<Secret>, ErrorKind> {
+        let wanted = tool.secrets.iter().filter(|name| !call.has_secret(name));
+        let given = wanted.map(|name| match self.variables.0.get(name) {
+            Some(value) => Secret::new(name, value),
+            None => Err(ErrorKind::Invalid {
+                subject: format!("tool {:?}", tool.name),
+                message: format!("it needs the secret {name}, which was not given"),
+                hint: format!(
+                    "set the variable {name}, or hand it over with the call (`--secret {name}=FILE`)"
+                ),
+            }),
+        });
+        given.collect()
     }
 
     fn plan(&self, tool: &Tool) -> Result<Plan, ErrorKind> {
@@ -210,6 +250,13 @@ impl Tools {
     }
 }
 
+/// The known name that is so much like this one that it may be a slip of the pen.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |other: &&str| strsim::damerau_levenshtein(name, other);
+    let nearest = known.iter().copied().min_by_key(distance)?;
+    (distance(&nearest) <= name.len().div_ceil(3) && distance(&nearest) < name.len()).then_some(nearest)
+}
+
 fn missing(tool: &Tool, runtime: Runtime, entry: &Path) -> ErrorKind {
     let others: Vec<_> =
         Runtime::for_file(entry).filter(|other| *other != runtime).map(Runtime::name).collect();
@@ -232,8 +279,20 @@ impl Catalog for Tools {
             });
         };
         let tool = self.get(name)?;
+        let contract = ToolContract { tool: tool.name.clone(), schemas: tool.schemas.clone() };
+        let is_call = matches!(call.target(), Target::Tool(_));
+        if is_call {
+            contract.check(call.input())?;
+        }
         let mut plan = self.plan(tool)?;
+        if is_call {
+            plan.secrets = self.secrets(tool, call)?;
+        }
+        let passed =
+            tool.env_pass.iter().filter_map(|name| Some((name.clone(), self.variables.0.get(name)?.clone())));
+        plan.env.extend(passed);
         plan.env.extend(tool.env.iter().cloned());
+        plan.contract = Some(Arc::new(contract));
         plan.workdir.clone_from(&tool.workdir);
         plan.limits = tool.limits.clone();
         plan.max_timeout = tool.max_timeout;
@@ -249,6 +308,7 @@ impl Catalog for Tools {
 pub struct ToolsBuilder {
     tools: Vec<Tool>,
     runtimes: BTreeMap<Runtime, PathBuf>,
+    variables: Variables,
     worker_dir: PathBuf,
 }
 
@@ -256,6 +316,24 @@ impl ToolsBuilder {
     /// Adds a tool.
     pub fn tool(mut self, tool: Tool) -> Self {
         self.tools.push(tool);
+        self
+    }
+
+    /// Adds the tools of a manifest, and its runtimes.
+    pub fn manifest(mut self, manifest: Manifest) -> Self {
+        self.tools.extend(manifest.tools.into_iter().map(Tool::from));
+        for (name, program) in manifest.runtimes {
+            if let Some(runtime) = Runtime::from_name(&name) {
+                self.runtimes.insert(runtime, program);
+            }
+        }
+        self
+    }
+
+    /// What tools may be given of the surroundings, which the library does not read itself: only what they name in
+    /// `env_pass` and `secrets` is kept, and handed to nobody else.
+    pub fn variables(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.variables.0.extend(variables);
         self
     }
 
@@ -308,15 +386,12 @@ impl ToolsBuilder {
                 .install(&self.worker_dir)
                 .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
         }
-        Ok(Tools { tools, runtimes: self.runtimes, worker_dir: self.worker_dir })
+        let named = |name: &String| {
+            tools.values().any(|tool| tool.env_pass.contains(name) || tool.secrets.contains(name))
+        };
+        self.variables.0.retain(|name, _| named(name));
+        Ok(Tools { tools, runtimes: self.runtimes, variables: self.variables, worker_dir: self.worker_dir })
     }
-}
-
-/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`: what MCP, URLs, file names and command lines can all carry.
-fn is_name(name: &str) -> bool {
-    name.len() <= 64
-        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 #[cfg(test)]

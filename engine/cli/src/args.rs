@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a tool: a function exported by a TypeScript or JavaScript file
+    /// Run a tool: a function exported by a file, or a tool that the manifest declares
     ///
     /// The function gets the input and a context (`id`, `config`, `workdir`, `signal`, `progress()`, `log()`); what it
     /// returns is printed as JSON. What the tool itself prints goes to standard error.
@@ -26,23 +26,47 @@ pub(crate) enum Command {
     /// Run a command, its output passed through byte for byte
     #[command(after_help = exit_code::TABLE)]
     Exec(Exec),
+    /// List the tools of the manifest
+    List(List),
+    /// Show a tool of the manifest: its schemas, limits and policy, and an example call
+    Describe(Describe),
+    /// Check the manifest: everything that is wrong with it, with the place
+    Check(Check),
+    /// Make a new tool in the current folder: its file, its entry in tools.toml, and a call to try it
+    New(New),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder
+        #[arg(value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
     /// Print the JSON Schema of the report that --json and --report write
     Schema,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The file that exports the tool
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
+    /// A file that exports a tool, or the name of a tool that the manifest declares
+    #[arg(value_name = "FILE|TOOL", value_hint = ValueHint::FilePath)]
+    pub(crate) target: PathBuf,
+
+    /// The manifest [default: tools.toml in the current folder or above it]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: Option<PathBuf>,
 
     /// Which of its exports is the tool [default: the default export, or the only function]
     #[arg(long, value_name = "NAME")]
     pub(crate) export: Option<String>,
 
-    /// The input: JSON, @FILE to read it from a file, or - for standard input
-    #[arg(long, value_name = "JSON|@FILE|-", default_value = "null")]
-    pub(crate) input: String,
+    /// The input: JSON, @FILE to read it from a file, - for standard input, or fields of an object one by one (a value
+    /// that is not JSON is a text)
+    #[arg(long, value_name = "JSON|@FILE|-|KEY=VALUE")]
+    pub(crate) input: Vec<String>,
 
     /// What runs it: bun, node, deno, python, shell or command, and with =PATH where that is [default: by the file's
     /// ending, or its first line; from node_modules/.bin or .venv/bin beside the tool or above it, then from PATH]
@@ -51,6 +75,43 @@ pub(crate) struct Run {
 
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The manifest [default: tools.toml in the current folder or above it]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// The tool's name
+    pub(crate) tool: String,
+
+    #[command(flatten)]
+    pub(crate) list: List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The manifest [default: tools.toml in the current folder or above it]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The tool's name
+    pub(crate) tool: String,
+
+    /// What it runs in: bun, node, deno, python or shell
+    #[arg(long, value_name = "NAME", value_parser = values::runtime_name)]
+    pub(crate) runtime: run_tool::Runtime,
 }
 
 #[derive(Debug, Args)]
@@ -69,22 +130,22 @@ pub(crate) struct Exec {
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// How long it may run; none for no limit
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time_or_none)]
-    pub(crate) timeout: Duration,
+    /// How long it may run; none for no limit [default: the tool's, or 60s]
+    #[arg(long, value_name = "TIME", value_parser = values::time_or_none)]
+    pub(crate) timeout: Option<Duration>,
 
     /// How long it may run without output or progress [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(crate) idle_timeout: Option<Duration>,
 
-    /// The time between SIGTERM and SIGKILL
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::time)]
-    pub(crate) kill_grace: Duration,
+    /// The time between SIGTERM and SIGKILL [default: the tool's, or 2s]
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    pub(crate) kill_grace: Option<Duration>,
 
     /// What happens to what it leaves running: kill it when its output has ended but after TIME at the latest
-    /// (linger:TIME), when its output has ended (wait), or at once (kill)
-    #[arg(long, value_name = "linger[:TIME]|wait|kill", default_value = "linger:200ms", value_parser = values::after_exit)]
-    pub(crate) after_exit: AfterExit,
+    /// (linger:TIME), when its output has ended (wait), or at once (kill) [default: the tool's, or linger:200ms]
+    #[arg(long, value_name = "linger[:TIME]|wait|kill", value_parser = values::after_exit)]
+    pub(crate) after_exit: Option<AfterExit>,
 
     /// Set a variable of its environment, which is otherwise clean
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::variable)]
@@ -103,9 +164,9 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) workdir: Option<PathBuf>,
 
-    /// How much of each output stream is kept for the report
-    #[arg(long, value_name = "SIZE", default_value = "10MiB", value_parser = values::size)]
-    pub(crate) max_output: u64,
+    /// How much of each output stream is kept for the report [default: the tool's, or 10MiB of stdout, 1MiB of stderr]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) max_output: Option<u64>,
 
     /// What happens past that: keep head and tail, or end the call
     #[arg(long, value_name = "WHAT", default_value = "truncate")]

@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use run_tool::{Call, Engine, Limits, Overflow, Runtime, Stdin, Tool, Tools};
+use run_tool::{Call, Engine, Limits, Manifest, Overflow, Runtime, Stdin, Tool, Tools};
 use serde_json::Value;
 
 use crate::{
     args::{Common, Exec, OnOverflow, Run},
-    find_runtime,
+    declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
 
@@ -38,30 +38,72 @@ impl Surroundings {
     }
 }
 
-/// An engine and a call for `run`.
-pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call)> {
-    if !args.file.is_file() {
-        bail!("{} is not a file; name the file that exports the tool", args.file.display());
+impl Surroundings {
+    /// Our own variables, as far as the manifest asks for them.
+    pub(crate) fn variables(&self, manifest: &Manifest) -> Vec<(String, String)> {
+        let names = manifest.tools.iter().flat_map(|tool| tool.env_pass.iter().chain(&tool.secrets));
+        names.filter_map(|name| Some((name.clone(), own_variable(name).ok()?))).collect()
     }
+}
+
+/// What a tool's standard output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prints {
+    /// Something for people.
+    Words,
+    /// Its value, which is shown at the end.
+    Value,
+}
+
+/// An engine, a call and what its tool prints, for `run`.
+pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Prints)> {
     let input = input(&args.input)?;
-    let name = tool_name(&args.file, args.export.as_deref());
+    let (tools, name) = if args.target.is_file() && args.manifest.is_none() {
+        file_tool(args, around)?
+    } else {
+        let name = args.target.to_string_lossy().into_owned();
+        let looks_like_a_file = name.contains('/') || args.target.extension().is_some();
+        if looks_like_a_file && args.manifest.is_none() && declared::find(None, around).is_err() {
+            bail!("{name} is not a file; name the file that exports the tool");
+        }
+        if args.runtime.is_some() || args.export.is_some() {
+            bail!("--runtime and --export are for files; the manifest says what runs {name}");
+        }
+        let tools = declared::load(args.manifest.as_deref(), around)?;
+        if looks_like_a_file && tools.get(&name).is_err() {
+            bail!(
+                "{name} is neither a file nor a tool of the manifest; check the name, or see `run-tool list`"
+            );
+        }
+        (tools, name)
+    };
+    let prints = match tools.get(&name).map(Tool::runtime) {
+        Ok(Runtime::Shell | Runtime::Command) => Prints::Value,
+        _ => Prints::Words,
+    };
+    let engine = engine(around).catalog(tools).build()?;
+    Ok((engine, common(Call::tool(name, input), &args.common)?, prints))
+}
+
+/// The tool that a file exports.
+fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
+    let file = &args.target;
+    let name = tool_name(file, args.export.as_deref());
     let mut builder = Tools::builder().worker_dir(&around.temp_dir);
     let mut tool = match &args.runtime {
         Some(RuntimeChoice { runtime: Runtime::Command, .. }) => {
-            Tool::command(&name, [std::path::absolute(&args.file)?])
+            Tool::command(&name, [std::path::absolute(file)?])
         }
         asked => {
-            let (runtime, program) = find_runtime::for_file(&args.file, asked.as_ref(), around)?;
+            let (runtime, program) = find_runtime::for_file(file, asked.as_ref(), around)?;
             builder = builder.runtime(runtime, program);
-            Tool::script(&name, runtime, &args.file)
+            Tool::script(&name, runtime, file)
         }
     };
     if let Some(export) = &args.export {
         tool = tool.export(export);
     }
-    let tools = builder.tool(tool).build()?;
-    let engine = engine(around).catalog(tools).build()?;
-    Ok((engine, common(Call::tool(name, input), &args.common, around)?))
+    Ok((builder.tool(tool).build()?, name))
 }
 
 /// An engine and a call for `exec`.
@@ -76,34 +118,33 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call)>
         Some(StdinFrom::Ours) | None => Stdin::Fd(std::io::stdin().as_fd().try_clone_to_owned()?),
     };
     let call = Call::command(args.command.iter().cloned()).stdin(stdin);
-    Ok((engine(around).build()?, common(call, &args.common, around)?))
+    Ok((engine(around).build()?, common(call, &args.common)?))
 }
 
-fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
+pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
     // Who sits at the command line may wait as long as they like.
     Engine::builder().temp_dir(&around.temp_dir).max_timeout(Duration::MAX)
 }
 
-fn common(mut call: Call, args: &Common, around: &Surroundings) -> Result<Call> {
+fn common(mut call: Call, args: &Common) -> Result<Call> {
     call = call
         .limits(Limits {
-            timeout: Some(args.timeout),
+            timeout: args.timeout,
             idle_timeout: args.idle_timeout,
-            kill_grace: Some(args.kill_grace),
-            after_exit: Some(args.after_exit),
-            stdout: Some(args.max_output),
-            stderr: Some(args.max_output),
+            kill_grace: args.kill_grace,
+            after_exit: args.after_exit,
+            stdout: args.max_output,
+            stderr: args.max_output,
             overflow: Some(match args.overflow {
                 OnOverflow::Truncate => Overflow::Truncate,
                 OnOverflow::Fail => Overflow::Fail,
             }),
             ..Limits::default()
         })
-        .workdir(match &args.workdir {
-            Some(folder) => std::path::absolute(folder)?,
-            None => around.current.clone(),
-        })
         .back_pressure();
+    if let Some(folder) = &args.workdir {
+        call = call.workdir(std::path::absolute(folder)?);
+    }
     for name in &args.pass_env {
         call = call.env(name, own_variable(name).with_context(|| format!("--pass-env {name}"))?);
     }
@@ -148,7 +189,35 @@ fn secret(from: &SecretFrom) -> Result<String> {
     }
 }
 
-fn input(text: &str) -> Result<Value> {
+fn input(given: &[String]) -> Result<Value> {
+    match given {
+        [] => Ok(Value::Null),
+        [one] if field(one).is_none() => whole_input(one),
+        fields => {
+            let mut object = serde_json::Map::new();
+            for text in fields {
+                let Some((key, value)) = field(text) else {
+                    bail!("--input {text:?}: beside other fields this has to be one, too: KEY=VALUE");
+                };
+                let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                if object.insert(key.to_owned(), value).is_some() {
+                    bail!("--input: the field {key:?} is given twice");
+                }
+            }
+            Ok(Value::Object(object))
+        }
+    }
+}
+
+/// `KEY=VALUE`. What begins as JSON does is JSON.
+fn field(text: &str) -> Option<(&str, &str)> {
+    let (key, value) = text.split_once('=')?;
+    let is_key = key.starts_with(|first: char| first.is_alphabetic() || first == '_')
+        && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    is_key.then_some((key, value))
+}
+
+fn whole_input(text: &str) -> Result<Value> {
     let (text, origin) = match text.strip_prefix('@') {
         Some(path) => (
             std::fs::read_to_string(path).with_context(|| format!("--input: cannot read {path}"))?,
@@ -162,7 +231,7 @@ fn input(text: &str) -> Result<Value> {
         None => (text.to_owned(), "the argument".to_owned()),
     };
     serde_json::from_str(&text).with_context(|| {
-        format!(r#"--input: {origin} is not JSON; write for example '{{"text":"…"}}', or @FILE for a file"#)
+        format!(r#"--input: {origin} is not JSON; write for example '{{"text":"…"}}', text=…, or @FILE for a file"#)
     })
 }
 

@@ -2,8 +2,10 @@
 
 mod args;
 mod call;
+mod declared;
 mod exit_code;
 mod find_runtime;
+mod new;
 mod show;
 mod values;
 
@@ -15,13 +17,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Parser, error::ErrorKind as UsageError};
+use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
 use run_tool::{CancelSource, Engine, Execution, ExecutionError, Report, ReportDocument};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     args::{Cli, Command, Common},
-    call::Surroundings,
+    call::{Prints, Surroundings},
     exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
     show::Live,
 };
@@ -34,7 +36,12 @@ fn main() -> ExitCode {
     let (column, common) = match &cli.command {
         Command::Run(run) => (Column::Run, &run.common),
         Command::Exec(exec) => (Column::Exec, &exec.common),
-        Command::Schema => return print_schema(),
+        other => {
+            return match manage(other) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, Column::Run),
+            };
+        }
     };
     log_to_stderr(common.quiet);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -68,11 +75,26 @@ fn refuse(usage: &clap::Error) -> ExitCode {
     })
 }
 
-fn print_schema() -> ExitCode {
-    let schema = ReportDocument::schema().to_value();
-    match writeln!(io::stdout(), "{schema:#}") {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+/// Everything that runs no tool of the caller's.
+fn manage(command: &Command) -> Result<()> {
+    let look = Surroundings::look;
+    match command {
+        Command::List(args) => declared::list(args, &look()?),
+        Command::Describe(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(declared::describe(args, &look()?))
+        }
+        Command::Check(args) => declared::check(args.manifest.as_deref(), &look()?),
+        Command::New(args) => new::new(args),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "run-tool", &mut text);
+            Ok(io::stdout().write_all(&text)?)
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
+            .with_context(|| format!("cannot write manual pages into {}", folder.display())),
+        Command::Schema => Ok(writeln!(io::stdout(), "{:#}", ReportDocument::schema().to_value())?),
+        Command::Run(_) | Command::Exec(_) => Ok(()),
     }
 }
 
@@ -102,15 +124,19 @@ async fn execute(command: &Command, common: &Common, column: Column) -> Result<u
     };
     let around = Surroundings::look()?;
     // This may wait for input. Until it is there a signal ends us as it ends any program.
-    let (engine, call) = match command {
+    let (engine, call, prints) = match command {
         Command::Run(args) => call::run(args, &around)?,
-        Command::Exec(args) => call::exec(args, &around)?,
-        Command::Schema => return Ok(0),
+        Command::Exec(args) => {
+            let (engine, call) = call::exec(args, &around)?;
+            (engine, call, Prints::Words)
+        }
+        _ => return Ok(0),
     };
     let mut signals = Signals::listen()?;
     let live = match column {
         _ if common.events => Live::Events,
         _ if common.json => Live::Nothing,
+        Column::Run if prints == Prints::Value => Live::ErrorsAside,
         Column::Run => Live::Aside,
         Column::Exec => Live::Through,
     };

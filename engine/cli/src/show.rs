@@ -26,6 +26,8 @@ pub(crate) enum Live {
     Through,
     /// All that the tool prints on our stderr.
     Aside,
+    /// Only its stderr, on ours: its stdout is its value.
+    ErrorsAside,
 }
 
 /// Shows events until the last. Blocks: belongs on a thread of its own, so that a slow terminal or a pipe that nobody
@@ -77,6 +79,7 @@ fn one(event: &Event, live: Live, line: &mut ProgressLine) -> io::Result<()> {
         return out.flush();
     }
     match &event.kind {
+        EventKind::Stdout(_) if live == Live::ErrorsAside => Ok(()),
         EventKind::Stdout(chunk) if live == Live::Through => line.write(&mut io::stdout().lock(), &chunk.0),
         EventKind::Stdout(chunk) | EventKind::Stderr(chunk) if live != Live::Nothing => {
             line.write(&mut io::stderr().lock(), &chunk.0)

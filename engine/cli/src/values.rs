@@ -61,6 +61,17 @@ pub(crate) struct RuntimeChoice {
     pub(crate) program: Option<PathBuf>,
 }
 
+/// A runtime that a new tool can be written for.
+pub(crate) fn runtime_name(text: &str) -> Result<Runtime, String> {
+    let known = Runtime::ALL.into_iter().filter(|runtime| *runtime != Runtime::Command);
+    known.clone().find(|runtime| runtime.name() == text).ok_or_else(|| {
+        format!(
+            "there is no runtime {text:?}; there are {}",
+            known.map(Runtime::name).collect::<Vec<_>>().join(", ")
+        )
+    })
+}
+
 /// `NAME` or `NAME=PATH`.
 pub(crate) fn runtime(text: &str) -> Result<RuntimeChoice, String> {
     let (name, program) = match text.split_once('=') {

@@ -84,6 +84,11 @@ impl Call {
         Self::new(Target::Description(name.into()), Value::Null)
     }
 
+    /// Whether a secret of this name comes with the call.
+    pub fn has_secret(&self, name: &str) -> bool {
+        self.secrets.iter().any(|secret| secret.name() == name)
+    }
+
     /// What is called.
     pub fn target(&self) -> &Target {
         &self.target

@@ -66,13 +66,13 @@ impl fmt::Display for ManifestError {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
+        write!(f, "{}:", plain(&self.file.to_string_lossy()))?;
         if self.line > 0 {
             write!(f, "{}:{}:", self.line, self.column)?;
         }
-        write!(f, " {}", self.message)?;
+        write!(f, " {}", plain(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "; {hint}")?;
+            write!(f, "; {}", plain(hint))?;
         }
         if let Some(excerpt) = &self.excerpt {
             let number = self.line.to_string();
@@ -116,6 +116,11 @@ impl Diagnostic {
     }
 }
 
+/// A text that does nothing to a terminal, whatever a manifest put into it.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 impl Excerpt {
     const LONGEST: usize = 120;
 
@@ -153,5 +158,7 @@ mod tests {
         let excerpt = long.excerpt.unwrap();
         assert_eq!((excerpt.text.chars().count(), excerpt.before), (120, 60));
         assert!(!excerpt.text.contains('\u{1b}'));
+        let message = Diagnostic::of_file(Path::new("a"), "\u{1b}[2J", None).to_string();
+        assert_eq!(message, "a: \u{fffd}[2J");
     }
 }

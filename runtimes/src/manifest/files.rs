@@ -196,7 +196,7 @@ impl Files<'_> {
     fn tools(&mut self, table: &Table<'_>, defaults: &Settings) {
         let source = table.source;
         for (name, at, value) in table.entries() {
-            if !is_name(name) {
+            if !crate::tool::is_name(name) {
                 let hint = "begin with a letter or digit, then at most 63 letters, digits, `_`, `.` or `-`";
                 source.say(at, format!("{name:?} cannot be a tool's name"), hint);
             }
@@ -230,11 +230,4 @@ impl Files<'_> {
 
 fn place(source: &Source<'_>, at: usize) -> String {
     format!("{}:{}", source.shown.display(), source.line(at))
-}
-
-/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`: what MCP, URLs, file names and command lines can all carry.
-fn is_name(name: &str) -> bool {
-    name.len() <= 64
-        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }

@@ -203,7 +203,7 @@ pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",
         DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => "a truth value",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
@@ -217,6 +217,9 @@ pub(super) fn string(value: &DeValue<'_>) -> Result<String, Complaint> {
             Err(("contains a NUL character".into(), "leave it out".into()))
         }
         DeValue::String(text) => Ok(text.as_ref().to_owned()),
+        DeValue::Array(_) | DeValue::Table(_) => {
+            Err((format!("is {}, not a text", kind(value)), "write it as \"…\"".into()))
+        }
         other => Err((format!("is {}, not a text", kind(other)), "put it in quotes".into())),
     }
 }

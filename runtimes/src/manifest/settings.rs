@@ -173,22 +173,26 @@ impl Settings {
         if let (Some(timeout), Some(max)) = (&self.timeout, &self.max_timeout)
             && timeout.value > max.value
         {
-            let message = format!("timeout: {:?} is more than max_timeout, {:?}", timeout.value, max.value);
+            let message =
+                format!("timeout: {} is more than max_timeout, {}", shown(timeout.value), shown(max.value));
             source.say(timeout.at, message, "lower the one or raise the other");
         }
         if let (Some(backoff), Some(max)) = (&self.backoff, &self.max_backoff)
             && backoff.value > max.value
         {
-            let message =
-                format!("retry.backoff: {:?} is more than retry.max_backoff, {:?}", backoff.value, max.value);
+            let message = format!(
+                "retry.backoff: {} is more than retry.max_backoff, {}",
+                shown(backoff.value),
+                shown(max.value)
+            );
             source.say(backoff.at, message, "lower the one or raise the other");
         }
         if let (None, Some(at)) = (&self.attempts, self.retry) {
             source.say(at, "retry: attempts is missing", "say how often it is tried in all: attempts = 3");
         }
-        let shown = [("ro", &self.ro), ("rw", &self.rw)];
+        let visible = [("ro", &self.ro), ("rw", &self.rw)];
         for hidden in self.hide.iter().flatten() {
-            for (name, paths) in shown {
+            for (name, paths) in visible {
                 if paths.iter().flatten().any(|path| path.value == hidden.value) {
                     let message = format!("policy.hide: {} is also in policy.{name}", hidden.value.display());
                     source.say(hidden.at, message, "a path is shown or hidden, not both");
@@ -261,6 +265,10 @@ impl Settings {
     pub(super) fn workdir(&self) -> Option<PathBuf> {
         value(&self.workdir)
     }
+}
+
+fn shown(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(time)
 }
 
 fn value<T: Clone>(item: &Maybe<T>) -> Option<T> {

@@ -129,6 +129,7 @@ fn what_it_is(table: &Table<'_>, parts: Parts, tool: &mut Declaration) {
                 let message = format!("{name}.runtime: a command has no entry");
                 source.say(at, message, "name the runtime that loads the file, or leave it out");
             } else if let Some(entry) = entry
+                && tool.entry.is_some()
                 && !has_command
             {
                 check_extension(&source, name, runtime, entry);

@@ -116,6 +116,10 @@ impl Violation {
             Kind::Contains => "has no item, or too few or too many, of the kind it must contain".into(),
             Kind::Pattern { pattern } => format!("is {is}, which does not match {}", cut(pattern)),
             Kind::Format { format } => format!("is {is}, not of the format {format}"),
+            // Which one, the library does not say.
+            Kind::FalseSchema if error.schema_path().as_str().ends_with("/additionalProperties") => {
+                "has a field, and may have none".into()
+            }
             Kind::FalseSchema => "is not allowed".into(),
             Kind::Not { schema } => format!("is {is}, which {} forbids", short(schema)),
             Kind::PropertyNames { error } => {
@@ -182,6 +186,9 @@ fn alternatives(
         None => format!("is {is}, which fits none of {} forms", context.len()),
         Some((index, errors)) => {
             let violation = Violation::of(schema, &errors[0]);
+            if errors.len() == 1 && violation.pointer == pointer {
+                return violation.message;
+            }
             format!("fits none of {} forms; of the nearest, number {}: {violation}", context.len(), index + 1)
         }
     }
@@ -308,11 +315,14 @@ mod tests {
             said(schema, json!({ "a.b": 1, "c": 2 })),
             "has the unknown fields a.b, c; known are: color, size"
         );
-        let below =
-            json!({ "$defs": { "p": { "additionalProperties": false } }, "items": { "$ref": "#/$defs/p" } });
+        let below = json!({
+            "$defs": { "p": { "properties": { "x": {} }, "additionalProperties": false } },
+            "items": { "$ref": "#/$defs/p" },
+        });
+        assert_eq!(said(below, json!([{ "a.b": 1 }])), "[0][\"a.b\"]: is an unknown field; known are: x");
         assert_eq!(
-            said(below, json!([{ "a.b": 1 }])),
-            "[0][\"a.b\"]: is an unknown field; no field is known"
+            said(json!({ "additionalProperties": false }), json!({ "a": 1 })),
+            "has a field, and may have none"
         );
     }
 

@@ -1,0 +1,138 @@
+//! The tools that the manifest declares: found, listed, described, checked.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use run_tool::{Call, Manifest, Runtime, Tools};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{Describe, List},
+    call::{Surroundings, engine},
+    find_runtime,
+};
+
+const FILE: &str = "tools.toml";
+
+/// The manifest that is asked for, or the nearest one.
+pub(crate) fn find(asked: Option<&Path>, around: &Surroundings) -> Result<PathBuf> {
+    if let Some(path) = asked {
+        return Ok(path.to_owned());
+    }
+    match around.current.ancestors().map(|folder| folder.join(FILE)).find(|path| path.is_file()) {
+        // The shortest name is the one that people know.
+        Some(path) if path.parent() == Some(&around.current) => Ok(FILE.into()),
+        Some(path) => Ok(path),
+        None => bail!(
+            "there is no {FILE} in {} or above it; make one with `run-tool new NAME --runtime bun`, or name it with \
+             --manifest",
+            around.current.display()
+        ),
+    }
+}
+
+/// The tools of the manifest, with the runtimes that they need.
+pub(crate) fn load(asked: Option<&Path>, around: &Surroundings) -> Result<Tools> {
+    let manifest = Manifest::load(find(asked, around)?)?;
+    let mut builder = Tools::builder().worker_dir(&around.temp_dir).variables(around.variables(&manifest));
+    for tool in &manifest.tools {
+        let Some(runtime) = Runtime::from_name(&tool.runtime).filter(|runtime| *runtime != Runtime::Command)
+        else {
+            continue;
+        };
+        if manifest.runtimes.contains_key(runtime.name()) {
+            continue;
+        }
+        // One that is missing is told when a tool that needs it is called.
+        let entry = tool.entry.as_deref().unwrap_or(&around.current);
+        if let Some(program) = find_runtime::find(runtime, entry, around) {
+            builder = builder.runtime(runtime, program);
+        }
+    }
+    Ok(builder.manifest(manifest).build()?)
+}
+
+pub(crate) fn list(args: &List, around: &Surroundings) -> Result<()> {
+    let tools = load(args.manifest.as_deref(), around)?;
+    let documents = tools.names().map(|name| Ok(tools.get(name)?.document())).collect::<Result<Vec<_>>>()?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", Value::Array(documents))?;
+        return Ok(());
+    }
+    let text = |document: &Value, field: &str| document[field].as_str().unwrap_or_default().to_owned();
+    let width = tools.names().map(str::len).max().unwrap_or(0);
+    for document in &documents {
+        let (name, runtime) = (text(document, "name"), text(document, "runtime"));
+        writeln!(out, "{name:width$}  {runtime:7}  {}", text(document, "description"))?;
+    }
+    Ok(())
+}
+
+/// Shows one tool. What the manifest leaves to the tool's own file is asked there.
+pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<()> {
+    let tools = load(args.list.manifest.as_deref(), around)?;
+    let mut document = tools.get(&args.tool)?.document();
+    let engine = engine(around).catalog(tools).build()?;
+    if document.get("entry").is_some() && document["runtime"] != Runtime::Shell.name() {
+        let call = Call::description(&args.tool).timeout(Duration::from_secs(30));
+        let own = engine.start(call).await?.value.unwrap_or_default();
+        for field in ["description", "input_schema", "output_schema"] {
+            if document.get(field).is_none() && own.get(field).is_some() {
+                document[field] = own[field].clone();
+            }
+        }
+    }
+    engine.shutdown(Duration::from_secs(5)).await;
+    let example = example(&document["input_schema"]);
+    document["example"] = format!("run-tool run {} --input '{example}'", args.tool).into();
+    let mut out = io::stdout().lock();
+    if args.list.json {
+        writeln!(out, "{document}")?;
+        return Ok(());
+    }
+    for (name, value) in document.as_object().into_iter().flatten() {
+        match value {
+            Value::String(text) => writeln!(out, "{name}: {text}")?,
+            Value::Object(_) => writeln!(out, "{name}: {value:#}")?,
+            other => writeln!(out, "{name}: {other}")?,
+        }
+    }
+    Ok(())
+}
+
+/// An input that the schema may take: its own example or default, or something of the right type.
+fn example(schema: &Value) -> Value {
+    if let Some(given) = schema["examples"].get(0).or(schema.get("default")).or(schema.get("const")) {
+        return given.clone();
+    }
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
+    }
+    let kind = schema["type"].as_str().or(schema["type"][0].as_str());
+    match kind {
+        Some("string") => json!("…"),
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        Some("boolean") => json!(true),
+        Some("array") => json!([example(&schema["items"])]),
+        Some("object") => {
+            let required: Vec<_> =
+                schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            let wanted = fields.filter(|(name, _)| required.contains(&name.as_str()));
+            Value::Object(wanted.map(|(name, schema)| (name.clone(), example(schema))).collect())
+        }
+        _ => Value::Null,
+    }
+}
+
+pub(crate) fn check(asked: Option<&Path>, around: &Surroundings) -> Result<()> {
+    let path = find(asked, around)?;
+    let tools = load(Some(&path), around)?;
+    writeln!(io::stdout(), "{}: ok, {} tools", path.display(), tools.names().count())?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! A new tool: its file, its entry in the manifest, and a call to try it.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use run_tool::{Manifest, Runtime};
+
+use crate::args::New;
+
+const JAVASCRIPT: &str = r#"export const inputSchema = {
+  type: "object",
+  required: ["name"],
+  properties: { name: { type: "string" } },
+  additionalProperties: false,
+};
+
+export default function (input, ctx) {
+  ctx.progress(0.5, "half done");
+  return { greeting: `Hello, ${input.name}!` };
+}
+"#;
+
+const PYTHON: &str = r#"INPUT_SCHEMA = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}},
+    "additionalProperties": False,
+}
+
+
+def run(input, ctx):
+    ctx.progress(0.5, "half done")
+    return {"greeting": f"Hello, {input['name']}!"}
+"#;
+
+const SHELL: &str = r#"#!/bin/sh
+# The input is JSON on standard input; what is written to standard output is the value.
+input=$(cat)
+name=$(printf '%s' "$input" | sed -n 's/.*"name" *: *"\([^"]*\)".*/\1/p')
+printf '{"greeting":"Hello, %s!"}\n' "$name"
+"#;
+
+/// Makes it in the current folder. Nothing that is there is written over.
+pub(crate) fn new(args: &New) -> Result<()> {
+    let New { tool, runtime } = args;
+    let (ending, source) = match runtime {
+        Runtime::Bun | Runtime::Deno => {
+            ("ts", JAVASCRIPT.replace("(input, ctx)", "(input: { name: string }, ctx: any)"))
+        }
+        Runtime::Python => ("py", PYTHON.to_owned()),
+        Runtime::Shell => ("sh", SHELL.to_owned()),
+        _ => ("mjs", JAVASCRIPT.to_owned()),
+    };
+    if tool.contains(['/', '\0', '"', '\n']) || tool.is_empty() {
+        bail!(
+            "{tool:?} cannot be a tool's name: begin with a letter or digit, then letters, digits, `_`, `.` or `-`"
+        );
+    }
+    let (file, manifest) = (format!("{tool}.{ending}"), Path::new("tools.toml"));
+    let mut text = match fs::read_to_string(manifest) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "version = 1\n".to_owned(),
+        Err(error) => return Err(error).context("cannot read tools.toml"),
+    };
+    text.push_str(&format!(
+        "\n[tools.\"{tool}\"]\ndescription = \"Greets somebody\"\nruntime = \"{}\"\nentry = \"{file}\"\n",
+        runtime.name()
+    ));
+    fs::File::create_new(&file)
+        .and_then(|mut made| made.write_all(source.as_bytes()))
+        .with_context(|| format!("cannot make {file}; choose another name, or remove it"))?;
+    // The whole manifest has to hold before it is written.
+    let written = Manifest::parse(&text, manifest)
+        .map_err(anyhow::Error::from)
+        .and_then(|_| replace(manifest, &text).context("cannot write tools.toml"));
+    if let Err(error) = written {
+        fs::remove_file(&file)?;
+        return Err(error);
+    }
+    writeln!(
+        io::stdout(),
+        "made {file} and its entry in tools.toml; try it:\n  run-tool run {tool} --input name=World"
+    )?;
+    Ok(())
+}
+
+/// Renamed into place, so that nobody reads half of it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let next = path.with_extension("toml.new");
+    fs::write(&next, text)?;
+    fs::rename(&next, path)
+}

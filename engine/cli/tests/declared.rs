@@ -1,0 +1,178 @@
+//! What a person at a terminal can rely on with a manifest: a new tool runs at once, mistakes are named with their place and
+//! what to do, and the tools of the fixtures do what they say.
+#![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+
+/// Exit code, standard output, standard error of the binary in this folder.
+fn told(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let bin = format!("{FIXTURES}/node_modules/.bin:{FIXTURES}/.venv/bin:/usr/bin:/bin");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
+    let output = command.args(args).current_dir(folder).env_clear().env("PATH", bin).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A folder with a manifest.
+fn with_manifest(text: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tools.toml"), text).unwrap();
+    folder
+}
+
+#[test]
+fn a_new_tool_runs_at_once_in_every_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |args: &[&str]| told(folder.path(), args);
+    for runtime in ["bun", "node", "deno", "python", "shell"] {
+        let name = format!("hello-{runtime}");
+        let (code, out, err) = told(&["new", &name, "--runtime", runtime]);
+        assert!(code == 0 && out.contains(&format!("run-tool run {name} --input name=World")), "{out} {err}");
+        let (code, out, err) = told(&["run", &name, "--input", "name=World"]);
+        assert_eq!((code, out.as_str()), (0, "{\"greeting\":\"Hello, World!\"}\n"), "{runtime}: {err}");
+    }
+    let (code, out, _) = told(&["check"]);
+    assert_eq!((code, out.as_str()), (0, "tools.toml: ok, 5 tools\n"));
+    let (_, out, _) = told(&["list"]);
+    assert_eq!(out.lines().count(), 5, "{out}");
+    let (code, _, err) = told(&["new", "hello-bun", "--runtime", "bun"]);
+    assert!(code == 2 && err.contains("hello-bun.ts"), "{err}");
+    let before = fs::read_to_string(folder.path().join("tools.toml")).unwrap();
+    let (code, _, err) = told(&["new", "-", "--runtime", "shell"]);
+    assert!(code == 2 && !folder.path().join("-.sh").exists(), "{err}");
+    assert_eq!(fs::read_to_string(folder.path().join("tools.toml")).unwrap(), before);
+}
+
+#[test]
+fn a_tool_that_is_broken_in_any_way_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |args: &[&str]| told(folder.path(), args);
+    assert_eq!(told(&["new", "hello", "--runtime", "python"]).0, 0);
+    let file = folder.path().join("hello.py");
+    let (good, manifest) =
+        (fs::read_to_string(&file).unwrap(), fs::read_to_string(folder.path().join("tools.toml")).unwrap());
+    let run = ["run", "hello", "--input", "name=World"];
+    for (code, changed, words) in [
+        (1, good.replace("def run", "def run("), "hello.py"),
+        (
+            1,
+            good.replace("return {\"greeting\": f\"Hello, {input['name']}!\"}", "return {1}"),
+            "cannot be handed over",
+        ),
+        (1, good.replace("\"type\": \"object\"", "\"type\": \"objet\""), "schema"),
+        (1, good.replace("def run", "def _run"), "it exports"),
+        (1, good.replace("INPUT_SCHEMA = {", "INPUT_SCHEMA = 3\nX = {"), "INPUT_SCHEMA"),
+        (1, good.replace("return", "raise ValueError(\'no\')\n    return"), "ValueError: no"),
+    ] {
+        assert_ne!(changed, good, "{words}");
+        fs::write(&file, &changed).unwrap();
+        let (found, _, err) = told(&run);
+        assert!(found >= code && err.contains(words), "{words}: {found} {err}");
+    }
+    fs::write(&file, &good).unwrap();
+    for (changed, words) in [
+        (manifest.replace("entry = \"hello.py\"", "entry = \"helo.py\""), "tools.toml:6:"),
+        (manifest.replace("runtime = \"python\"", "runtime = \"pyton\""), "python"),
+        (format!("{manifest}timeout = \"30\"\n"), "tools.toml:7:"),
+        (format!("{manifest}timout = \"30s\"\n"), "timeout"),
+        (manifest.replace("version = 1", "version = 2"), "tools.toml:1:"),
+    ] {
+        assert_ne!(changed, manifest, "{words}");
+        fs::write(folder.path().join("tools.toml"), changed).unwrap();
+        let (code, _, err) = told(&["check"]);
+        assert!(code == 2 && err.contains(words) && err.contains('^'), "{words}: {err}");
+        assert_eq!(told(&run).0, 2);
+    }
+}
+
+#[test]
+fn a_call_may_lower_what_the_manifest_allows_and_not_raise_it() {
+    let folder = with_manifest(
+        "version = 1\n[tools.nap]\ncommand = [\"sleep\", \"100\"]\ntimeout = \"5s\"\nmax_timeout = \"6s\"\n\
+         limits = { stdout = \"1KiB\" }\nkill_grace = \"1s\"\n",
+    );
+    let told = |args: &[&str]| told(folder.path(), args);
+    let (code, _, err) = told(&["run", "nap", "--timeout", "7s"]);
+    assert!(code == 2 && err.contains("6s") && err.contains("max_timeout"), "{err}");
+    let (code, _, err) = told(&["run", "nap", "--max-output", "2KiB"]);
+    assert!(code == 2 && err.contains("stdout"), "{err}");
+    let (code, _, err) = told(&["run", "nap", "--timeout", "100ms"]);
+    assert_eq!(code, 124, "{err}");
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_unless_the_manifest_accepts_that() {
+    let folder = with_manifest(
+        "version = 1\n[tools.strict]\ncommand = [\"true\"]\npolicy = { network = \"none\" }\n\
+         [tools.hungry]\ncommand = [\"true\"]\nlimits = { memory = \"1MiB\" }\n\
+         [tools.loose]\ncommand = [\"echo\", \"1\"]\npolicy = { network = \"none\", level = 0 }\n",
+    );
+    let told = |args: &[&str]| told(folder.path(), args);
+    for tool in ["strict", "hungry"] {
+        let (code, _, err) = told(&["run", tool]);
+        assert!(code == 125 && err.contains("level"), "{err}");
+    }
+    assert_eq!(told(&["run", "loose"]).1, "1\n");
+}
+
+#[test]
+fn variables_and_secrets_come_from_us_by_name() {
+    let folder = with_manifest(
+        "version = 1\n[tools.t]\ncommand = [\"sh\", \"-c\", \"echo $API_KEY $HOME\"]\nsecrets = [\"API_KEY\"]\n",
+    );
+    let (code, _, err) = told(folder.path(), &["run", "t"]);
+    assert!(code == 2 && err.contains("API_KEY") && err.contains("--secret"), "{err}");
+    fs::write(folder.path().join("key"), "hunter2hunter2\n").unwrap();
+    let (code, out, err) = told(folder.path(), &["run", "t", "--secret", "API_KEY=key"]);
+    assert_eq!((code, out.as_str()), (0, "\"*** /tmp\\n\"\n"), "{err}");
+}
+
+#[test]
+fn a_slip_of_the_pen_is_answered_with_the_nearest_name() {
+    let folder = with_manifest("version = 1\n[tools.word-count]\ncommand = [\"true\"]\n");
+    let (code, _, err) = told(folder.path(), &["run", "word-cuont"]);
+    assert!(code == 2 && err.contains("did you mean \"word-count\"?"), "{err}");
+    let (code, _, err) = told(Path::new("/"), &["run", "word-count"]);
+    assert!(code == 2 && err.contains("run-tool new"), "{err}");
+}
+
+#[test]
+fn the_tools_of_the_fixtures_do_what_they_say() {
+    let folder = Path::new(FIXTURES).join("tools");
+    let data = |name: &str| folder.join("data").join(name).to_str().unwrap().to_owned();
+    let rows: [(&str, Value, &str, Value); 9] = [
+        ("word-count", json!({ "text": "to be or not to be" }), "/words", json!(6)),
+        ("csv-stats", json!({ "file": data("orders.csv") }), "/columns/0/mean", json!(2.5)),
+        ("markdown-toc", json!({ "text": "# A\n## B" }), "/headings/1/slug", json!("b")),
+        (
+            "json-query",
+            json!({ "json": { "a": [{ "b": 1 }, { "b": 2 }] }, "path": "a[*].b" }),
+            "/matches",
+            json!([1, 2]),
+        ),
+        ("http-headers", json!({ "headers": "HTTP/1.1 200 OK\r\nServer: x\r\n\r\n" }), "/ok", json!(false)),
+        ("image-size", json!({ "file": data("pixel.png") }), "/format", json!("png")),
+        ("text-diff", json!({ "old": "a\nb\n", "new": "a\nc\n" }), "/added", json!(1)),
+        ("units", json!({ "value": 1, "from": "mi", "to": "km" }), "/value", json!(1.609344)),
+        ("long-job", json!({ "steps": 2, "seconds": 0.01 }), "/done", json!(2)),
+    ];
+    for (tool, input, place, expected) in rows {
+        let (code, out, err) = told(&folder, &["run", tool, "--input", &input.to_string()]);
+        assert_eq!(code, 0, "{tool}: {err}");
+        let value: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(value.pointer(place), Some(&expected), "{tool}: {out}");
+        let (code, out, err) = told(&folder, &["describe", tool, "--json"]);
+        assert_eq!(code, 0, "{tool}: {err}");
+        let described: Value = serde_json::from_str(&out).unwrap();
+        assert!(
+            described["input_schema"].is_object() && described["output_schema"].is_object(),
+            "{tool}: {out}"
+        );
+    }
+}
