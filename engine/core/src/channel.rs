@@ -308,6 +308,8 @@ fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
 mod tests {
     use std::{io::Write, os::unix::fs::PermissionsExt};
 
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     async fn receive(reply: &mut Reply) -> Received {
@@ -367,6 +369,60 @@ mod tests {
             matches!(receive(&mut reply).await, Received::Message(Message::Result { value }) if value == text)
         );
         writing.await.unwrap().unwrap();
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// However a stream of lines is cut into reads: each line is told, in order, as a message or as garbage; and no
+        /// bytes whatever are taken for anything else.
+        #[test]
+        fn lines_are_told_in_order_however_they_are_cut(
+            lines in proptest::collection::vec(proptest::prop_oneof![
+                proptest::strategy::Just(br#"{"type":"ready"}"#.to_vec()),
+                (0u32..1000).prop_map(|n| format!(r#"{{"type":"result","value":{n}}}"#).into_bytes()),
+                proptest::collection::vec(proptest::prelude::any::<u8>().prop_filter("no line end", |byte| *byte != b'\n'), 0..40),
+            ], 0..20),
+            cuts in proptest::collection::vec(1usize..50, 1..40),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let told = runtime.block_on(async {
+                let (mut writer, mut reply) = reply(1 << 20);
+                let bytes: Vec<u8> = lines.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
+                let (mut rest, mut told) = (&bytes[..], Vec::new());
+                for cut in cuts.iter().cycle() {
+                    let (chunk, left) = rest.split_at((*cut).min(rest.len()));
+                    writer.write_all(chunk).unwrap();
+                    rest = left;
+                    if rest.is_empty() {
+                        break;
+                    }
+                    // Half a line is never told.
+                    reply.read_rest();
+                    while let Some(received) = std::future::poll_fn(|cx| reply.poll_buffered(cx)).await {
+                        told.push(received);
+                    }
+                }
+                drop(writer);
+                loop {
+                    match receive(&mut reply).await {
+                        Received::End => break told,
+                        received => told.push(received),
+                    }
+                }
+            });
+            proptest::prop_assert_eq!(told.len(), lines.len());
+            for (received, line) in told.iter().zip(&lines) {
+                match (received, serde_json::from_slice::<Message>(line)) {
+                    (Received::Garbage, Err(_)) => {}
+                    (Received::Message(Message::Ready(_)), Ok(Message::Ready(_))) => {}
+                    (Received::Message(Message::Result { value }), Ok(Message::Result { value: expected })) => {
+                        proptest::prop_assert_eq!(value, &expected);
+                    }
+                    other => proptest::prop_assert!(false, "{:?}", other),
+                }
+            }
+        }
     }
 
     #[test]

@@ -95,7 +95,34 @@ pub(crate) fn assemble(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever the name: it is taken only when a shell could have set it, and nothing refused gets through.
+        #[test]
+        fn what_is_taken_is_a_name_that_nobody_obeys(name in "\\PC{0,12}|[A-Z_]{1,8}[A-Z0-9_]{0,8}|(LD_|BUN_|PYTHON|RUN_TOOL_)[A-Z_]{0,6}", value in "(?s).{0,20}") {
+            if check(&name, &value).is_ok() {
+                prop_assert!(!name.is_empty() && !name.contains(['=', '\0', ' ', '%']) && !value.contains('\0'));
+                prop_assert!(!name.starts_with(|first: char| first.is_ascii_digit()));
+                prop_assert!(REFUSED.iter().all(|(pattern, _)| !matches(pattern, &name)), "{}", name);
+            }
+        }
+
+        /// Each name once, and the last one to set it wins.
+        #[test]
+        fn every_name_is_there_once(plan in prop::collection::vec(("[A-C]{1,2}", "[a-z]{0,3}"), 0..6), call in prop::collection::vec(("[A-C]{1,2}", "[a-z]{0,3}"), 0..6)) {
+            let all = assemble(&plan, &call).unwrap();
+            for (name, value) in &all {
+                prop_assert_eq!(all.iter().filter(|(other, _)| other == name).count(), 1);
+                let last = plan.iter().chain(&call).rfind(|(other, _)| name == other.as_str());
+                if let Some((_, expected)) = last {
+                    prop_assert_eq!(value, expected.as_str());
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_loaders_runtimes_and_shells_obey_is_refused() {
