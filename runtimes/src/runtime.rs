@@ -76,7 +76,7 @@ impl Runtime {
         match self {
             Runtime::Bun => Some(Version(1, 2, 0)),
             Runtime::Node => Some(Version(20, 11, 0)),
-            Runtime::Deno => Some(Version(2, 1, 0)),
+            Runtime::Deno => Some(Version(2, 4, 0)),
             Runtime::Python => Some(Version(3, 9, 0)),
             Runtime::Shell | Runtime::Command => None,
         }

@@ -107,7 +107,8 @@ fn deno(policy: &Policy, entry: &Path, cache: &Path) -> Start {
         "--no-config",
         "--no-lock",
         "--no-remote",
-        "--cached-only",
+        // Packages come from the tool's own node_modules; without this they would be fetched.
+        "--node-modules-dir=manual",
         "--unstable-detect-cjs",
     ]);
     args.extend(deno_permissions(policy, entry));

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{ended, succeeded, with_engine};
-use tool_engine::{Call, Engine, ErrorKind, ExecutionError, Limits, Report, ToolPhase};
+use support::{ended, failed, succeeded, with_engine};
+use tool_engine::{
+    Call, Engine, ErrorKind, EventKind, ExecutionError, ExitStatus, Limits, Report, ToolPhase,
+};
 use tool_runtimes::{Runtime, Tool, Tools};
 
-use super::{fixtures, runtimes};
+use super::{fixtures, runtimes, told};
 
 const RUNTIMES: [Runtime; 4] = [Runtime::Bun, Runtime::Node, Runtime::Deno, Runtime::Python];
 
@@ -79,7 +81,21 @@ fn outcome(end: &Result<Report, ExecutionError>) -> String {
 
 async fn call(engine: &Engine, runtime: Runtime, row: &str, export: Option<&str>) -> String {
     let input = json!({ "text": "one two three" });
-    outcome(&ended(engine.start(Call::tool(name(runtime, row, export), input))).await)
+    let run = engine.start(Call::tool(name(runtime, row, export), input));
+    let mut events = run.events_from(0);
+    let outcome = outcome(&ended(run).await);
+    let told = std::iter::from_fn(|| events.try_next()).filter_map(|event| match event.kind {
+        EventKind::Progress(progress) => serde_json::to_string(&progress).ok(),
+        // What else an error drags along is its language's own.
+        EventKind::Log(log) => Some(format!("{}: {}", log.level, log.message)),
+        _ => None,
+    });
+    // Only what is said before the value: what comes after it is noted in each language's own words.
+    [outcome]
+        .into_iter()
+        .chain(told.filter(|line| !line.contains("after the end")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// In all runtimes at once.
@@ -116,7 +132,10 @@ fn where_the_languages_differ() {
         |engine| engine.catalog(catalog(&rows)),
         |engine| async move {
             let engine = &engine;
-            let outcomes = |row| in_each(move |runtime| call(engine, runtime, row, None));
+            let outcomes = async |row| {
+                let told = in_each(|runtime| call(engine, runtime, row, None)).await;
+                told.map(|(runtime, told)| (runtime, told.lines().next().unwrap_or_default().to_owned()))
+            };
             // JSON.stringify says null; in Python it is a value that JSON cannot carry.
             let nan = outcomes("nan").await.map(|(_, outcome)| outcome);
             assert_eq!(nan, ["ok: null", "ok: null", "ok: null", "Result"]);
@@ -153,6 +172,28 @@ fn twenty_mib_in_and_printed_arrive_whole_in_every_runtime() {
                     .limits(Limits { stdout: Some(64 << 20), ..Limits::default() });
                 let stdout = succeeded(engine.start(prints)).await.stdout;
                 assert_eq!((stdout.total(), stdout.dropped()), (MIB_20 as u64, 0), "{runtime}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_cancel_reaches_the_tool_in_every_runtime() {
+    let rows = ["signal-respected", "signal-generator", "signal-ignored"].map(|row| (row, None));
+    with_engine(
+        |engine| engine.catalog(catalog(&rows)),
+        |engine| async move {
+            for (row, _) in rows {
+                for runtime in RUNTIMES {
+                    let call = Call::tool(name(runtime, row, None), 1);
+                    let run = engine.start(call.kill_grace(std::time::Duration::from_millis(1500)));
+                    told(&run, "waiting").await;
+                    run.cancel("enough");
+                    let (kind, report) = failed(run).await;
+                    assert_eq!(kind.name(), "canceled", "{runtime} {row}");
+                    let killed = report.exit == Some(ExitStatus::Signal(9));
+                    assert_eq!(killed, row == "signal-ignored", "{runtime} {row}: {:?}", report.exit);
+                }
             }
         },
     );
