@@ -1,7 +1,7 @@
 //! Output, as it is captured and as it is told live.
 
-use support::{assert_same, ended, hostile, pattern, succeeded, with_engine};
-use tool_engine::{Call, ErrorKind, Overflow};
+use support::{assert_same, ended, failed, hostile, pattern, succeeded, with_engine};
+use tool_engine::{Call, ErrorKind, Limit, Limits, Overflow, Stream};
 
 use crate::{TOKEN, all_told, assert_masked, plain, sh};
 
@@ -94,6 +94,32 @@ fn the_gap_of_a_cut_capture_does_not_cut_it_in_two() {
             let masked = b"xxxxx***yyyyyyyyy***";
             assert_eq!((report.stdout.total(), report.stdout.dropped()), (total, total - cap));
             assert!(masked.starts_with(&report.stdout.head()) && masked.ends_with(&report.stdout.tail()));
+        }
+    });
+}
+
+#[test]
+fn what_the_tool_wrote_is_held_against_the_limit_not_what_is_left_when_it_is_masked() {
+    with_engine(plain, |engine| async move {
+        let length = TOKEN.len() as u64;
+        // It has exited by the time it is read, or it has not.
+        for rest in ["", "; exec sleep 1000"] {
+            for (stream, redirect) in [(Stream::Stdout, ""), (Stream::Stderr, " >&2")] {
+                let call = |script: String, most| {
+                    let limits = Limits {
+                        stdout: Some(most),
+                        stderr: Some(most),
+                        overflow: Some(Overflow::Fail),
+                        ..Limits::default()
+                    };
+                    sh(&script).limits(limits)
+                };
+                let script = format!(r#"printf %s "$TOKEN" {redirect}"#);
+                let (kind, report) = failed(engine.start(call(script.clone() + rest, length - 1))).await;
+                assert_eq!(kind, ErrorKind::Limit { limit: Limit::Output { stream, bytes: length - 1 } });
+                assert_eq!(report.usage.bytes_out, length);
+                succeeded(engine.start(call(script, length))).await;
+            }
         }
     });
 }

@@ -221,10 +221,6 @@ impl Capture {
         }
     }
 
-    pub(crate) fn total(&self) -> u64 {
-        self.kept.total
-    }
-
     /// A short output is copied, so that it does not hold on to the much larger buffers it was read into.
     pub(crate) fn finish(self) -> Captured {
         const SHORT: u64 = 64 << 10;

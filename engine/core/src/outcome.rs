@@ -10,7 +10,7 @@ use crate::{
     capture::Captured,
     error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError, reaped_by_others},
     lane::{Lane, Unfinished},
-    limits::{Overflow, Settled},
+    limits::Settled,
     plan::{Declared, Protocol},
     report::Stream,
     secrets::Masking,
@@ -60,8 +60,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) terms: Option<Terms>,
     pub(crate) declared: Arc<Declared>,
     pub(crate) limits: &'a Settled,
+    pub(crate) overflowed: Option<Stream>,
     pub(crate) stdout: &'a Captured,
-    pub(crate) stderr: &'a Captured,
     pub(crate) first_garbage: String,
     pub(crate) lane: &'a Lane,
     pub(crate) masking: Masking,
@@ -76,19 +76,15 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         terms,
         declared,
         limits,
+        overflowed,
         stdout,
-        stderr,
         first_garbage,
         lane,
         masking,
     } = evidence;
     // It may have been quicker to write too much and exit than we were to read it.
-    if matches!(cause, Cause::Exited) && limits.overflow == Overflow::Fail {
-        if stdout.total() > limits.stdout {
-            cause = Cause::Overflow(Stream::Stdout);
-        } else if stderr.total() > limits.stderr {
-            cause = Cause::Overflow(Stream::Stderr);
-        }
+    if let (Cause::Exited, Some(stream)) = (&cause, overflowed) {
+        cause = Cause::Overflow(stream);
     }
     match (cause, exit) {
         (Cause::Canceled(cancellation), _) => Err(cancellation.into()),

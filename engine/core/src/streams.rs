@@ -210,8 +210,10 @@ impl Streams {
         let (discarded, first_garbage) = self
             .channel
             .map_or((0, String::new()), |channel| (channel.discarded, channel.reply.first_garbage));
+        let outputs = [&self.stdout, &self.stderr];
         Finished {
-            read: self.stdout.read + self.stderr.read,
+            read: outputs.map(|output| output.read).iter().sum(),
+            overflowed: outputs.iter().find(|output| output.overflowed()).map(|output| output.stream),
             stdout: self.stdout.capture.finish(),
             stderr: self.stderr.capture.finish(),
             written: self.written,
@@ -226,6 +228,8 @@ impl Streams {
 pub(crate) struct Finished {
     /// The bytes of both, as the tool wrote them.
     pub(crate) read: u64,
+    /// On which of them it wrote more than it may, where that ends a call.
+    pub(crate) overflowed: Option<Stream>,
     pub(crate) stdout: Captured,
     pub(crate) stderr: Captured,
     pub(crate) written: u64,
@@ -264,7 +268,7 @@ impl Output {
         }
     }
 
-    /// Masks what is read before anybody sees it, and before it is counted against a limit.
+    /// Masks what is read before anybody sees it.
     pub(crate) fn masked(mut self, masking: &Masking) -> Self {
         self.masker = masking.stream();
         self
@@ -328,8 +332,9 @@ impl Output {
         });
     }
 
+    /// Counts what the tool wrote: that a secret is shorter when it is masked does not allow it to write more.
     fn overflowed(&self) -> bool {
-        self.fail_after.is_some_and(|limit| self.capture.total() > limit)
+        self.fail_after.is_some_and(|limit| self.read > limit)
     }
 
     /// Reads what is there, at most what the pipe can hold, without asking the event loop, and closes. Whether somebody
