@@ -9,7 +9,7 @@ use tool_sandbox::Level;
 
 use crate::{
     limits::{AfterExit, Limits, Overflow},
-    secrets::Secret,
+    secrets::{self, Secret},
 };
 
 /// One call: a tool and its input, or a raw command; and what it may use.
@@ -184,13 +184,15 @@ impl Call {
         self
     }
 
-    /// For the report: the tool's name, or the command's words.
+    /// For the report: the tool's name, or the command's words. Secrets that cannot be masked are not in it.
     pub(crate) fn label(&self) -> String {
-        match &self.target {
-            Target::Tool(name) | Target::Description(name) => name.clone(),
+        let mut words = match &self.target {
+            Target::Tool(name) | Target::Description(name) => vec![name.clone()],
             Target::Command(words) => {
-                words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+                words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
             }
-        }
+        };
+        secrets::hide_refused(&self.secrets, &mut words);
+        words.join(" ")
     }
 }

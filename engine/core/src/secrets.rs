@@ -1,6 +1,11 @@
 //! Secrets: values that a tool is given and nobody is shown.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
@@ -62,6 +67,9 @@ impl Secret {
     fn check(&self) -> Result<(), ErrorKind> {
         environment::check(&self.name, &self.value)?;
         let subject = || format!("secret {:?}", self.name);
+        if self.value.trim().is_empty() {
+            return Err(invalid(subject(), "its value is empty", "set it, or leave the secret out"));
+        }
         if self.value.trim().len() < SHORTEST {
             return Err(invalid(
                 subject(),
@@ -120,18 +128,14 @@ fn percent_encoded(text: &str, plain: &[u8]) -> String {
     encoded
 }
 
-/// Checks what a call and its plan name as secrets.
+/// Checks what a call names as secrets, before anything else is said about it: a refused value is not masked.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`], which names the variable and not its value.
-pub(crate) fn check(
-    plan: &[Secret],
-    call: &[Secret],
-    call_env: &[(String, String)],
-) -> Result<(), ErrorKind> {
-    for secret in call {
+pub(crate) fn check_call(secrets: &[Secret], env: &[(String, String)]) -> Result<(), ErrorKind> {
+    for secret in secrets {
         secret.check()?;
-        if call_env.iter().any(|(name, _)| *name == secret.name) {
+        if env.iter().any(|(name, _)| *name == secret.name) {
             return Err(invalid(
                 format!("secret {:?}", secret.name),
                 "the call sets the same variable as an ordinary one",
@@ -139,7 +143,36 @@ pub(crate) fn check(
             ));
         }
     }
-    if plan.iter().chain(call).map(|secret| secret.value.len()).sum::<usize>() > LONGEST_TOGETHER {
+    one_value_each(secrets)?;
+    check_size(secrets)
+}
+
+/// Checks what a plan names as secrets, beside those of its call, which were checked.
+///
+/// # Errors
+/// As [`check_call`].
+pub(crate) fn check_plan(plan: &[Secret], call: &[Secret]) -> Result<(), ErrorKind> {
+    one_value_each(plan)?;
+    check_size(plan.iter().chain(call))
+}
+
+/// Which of two values a tool would get is anybody's guess.
+fn one_value_each(secrets: &[Secret]) -> Result<(), ErrorKind> {
+    let mut values = HashMap::new();
+    for Secret { name, value } in secrets {
+        if *values.entry(name).or_insert(value) != value {
+            return Err(invalid(
+                format!("secret {name:?}"),
+                "it is given twice, with two different values",
+                "give it once",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_size<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Result<(), ErrorKind> {
+    if secrets.into_iter().map(|secret| secret.value.len()).sum::<usize>() > LONGEST_TOGETHER {
         return Err(invalid(
             "secrets",
             format!("together they have more than {LONGEST_TOGETHER} bytes"),
@@ -147,6 +180,31 @@ pub(crate) fn check(
         ));
     }
     Ok(())
+}
+
+/// Those that can be masked, and those that cannot, for which a call is refused.
+fn sorted<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> (Vec<&'a Secret>, Vec<&'a Secret>) {
+    let mut together = 0;
+    secrets.into_iter().partition(|secret| {
+        together += secret.value.len();
+        secret.value.trim().len() >= SHORTEST && secret.value.len() <= LONGEST && together <= LONGEST_TOGETHER
+    })
+}
+
+/// Hides, in the words of a call, the secrets that are refused because they cannot be masked: a word that shows one is not
+/// shown at all. (With three letters masked in the middle of a word, the rest of it would tell which.)
+pub(crate) fn hide_refused(secrets: &[Secret], words: &mut [String]) {
+    for secret in sorted(secrets).1 {
+        let value = secret.value.trim();
+        if value.is_empty() {
+            continue;
+        }
+        words.iter_mut().filter(|word| word.contains(value)).for_each(|word| *word = MASK.into());
+        // It may be spread over several of them.
+        if words.join(" ").contains(value) {
+            words.iter_mut().for_each(|word| *word = MASK.into());
+        }
+    }
 }
 
 /// The variables `env`, and the secrets on top of them.
@@ -165,16 +223,7 @@ pub(crate) struct Masking(Option<Arc<Masks>>);
 impl Masking {
     /// Of those that can be masked: the others are refused when the call is started.
     pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let mut together = 0;
-        let patterns: BTreeSet<_> = secrets
-            .into_iter()
-            .filter(|secret| secret.value.trim().len() >= SHORTEST && secret.value.len() <= LONGEST)
-            .take_while(|secret| {
-                together += secret.value.len();
-                together <= LONGEST_TOGETHER
-            })
-            .flat_map(Secret::forms)
-            .collect();
+        let patterns: BTreeSet<_> = sorted(secrets).0.into_iter().flat_map(Secret::forms).collect();
         Self((!patterns.is_empty()).then(|| Arc::new(Masks::new(&patterns))))
     }
 
