@@ -1,8 +1,10 @@
 //! What a tool says otherwise than by its output, and what is said about it.
 
-use serde_json::json;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
 use support::{OneTool, Scripted, ended, failed, sh_up, succeeded, with_engine};
-use tool_engine::{Call, ErrorKind, Secret};
+use tool_engine::{Call, Contract, Declared, ErrorKind, Overflow, Secret, ToolError, ToolPhase};
 
 use crate::{TOKEN, all_told, assert_masked, plain};
 
@@ -84,6 +86,109 @@ fn a_value_on_stdout_is_masked_as_output_and_as_value() {
             assert_eq!(report.value, Some(json!({ "plain": "<***>", "escaped": "***" })));
         },
     );
+}
+
+/// The text in JSON, each character of it escaped.
+fn escaped(text: &str) -> String {
+    text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()
+}
+
+#[test]
+fn a_value_on_stdout_is_parsed_before_it_is_masked() {
+    let plan = OneTool::stdio(
+        r#"printf '{"number":%s,"in it":1%s.5,"near":1234568,"escaped":"%s"}' "$PIN" "$PIN" "$ESCAPED""#,
+    );
+    with_engine(
+        |builder| builder.catalog(plan),
+        |engine| async move {
+            let call = Call::tool("tool", json!(null)).env("ESCAPED", escaped(TOKEN));
+            let call = call.secret("PIN", "1234567").secret("TOKEN", TOKEN);
+            let run = engine.start(call);
+            let events = run.events();
+            let end = ended(run).await;
+            assert_masked(&all_told(events, &end));
+            let report = end.expect("it succeeds");
+            // Masked first, it would be no JSON, and nobody would find what is escaped.
+            let value = json!({ "number": "***", "in it": "***", "near": 1234568, "escaped": "***" });
+            assert_eq!(report.value, Some(value));
+            assert!(report.stdout.text().starts_with(r#"{"number":***,"in it":1***.5,"near""#));
+        },
+    );
+}
+
+#[test]
+fn whether_a_value_on_stdout_is_too_long_is_told_by_what_the_tool_wrote() {
+    let plan = OneTool::stdio(r#"printf '["%s","%s"]' "$TOKEN" "$TOKEN""#);
+    with_engine(
+        |builder| builder.catalog(plan),
+        |engine| async move {
+            let secret = "a plain one";
+            let length = (2 * secret.len() + r#"["",""]"#.len()) as u64;
+            let call = |most| {
+                Call::tool("tool", json!(null)).secret("TOKEN", secret).max_output(most, Overflow::Truncate)
+            };
+            let report = succeeded(engine.start(call(length))).await;
+            assert_eq!(report.value, Some(json!(["***", "***"])));
+            let (kind, report) = failed(engine.start(call(length - 1))).await;
+            assert_eq!(kind.name(), "limit", "{kind}");
+            assert_eq!(report.stdout.text(), r#"["***","***"]"#);
+        },
+    );
+}
+
+#[test]
+fn a_number_that_is_a_secret_is_one_however_it_is_written() {
+    with_engine(
+        |builder| builder.catalog(Scripted),
+        |engine| async move {
+            // More digits than a number keeps, and another way to write it.
+            let line = r#"line={"type":"result","value":[12345678901234567890123, 1.5e7, 15000000, 12.5]}"#;
+            let call = Scripted::call(&["begin", line]);
+            let call = call.secret("LONG", "12345678901234567890123").secret("SHORT", "1.5e7");
+            let report = succeeded(engine.start(call)).await;
+            assert_eq!(report.value, Some(json!(["***", "***", "***", 12.5])));
+        },
+    );
+}
+
+/// Takes no value but one that is whole and unmasked.
+#[derive(Debug)]
+struct Whole;
+
+impl Contract for Whole {
+    fn check_input(&self, _: &Value, _: &Declared) -> Result<(), ErrorKind> {
+        Ok(())
+    }
+
+    fn check_output(&self, value: &Value, _: &Declared) -> Result<(), Box<ToolError>> {
+        if value["pin"] == 1_234_567 {
+            return Ok(());
+        }
+        Err(Box::new(ToolError {
+            phase: ToolPhase::Result,
+            name: "OutputError".into(),
+            message: value.to_string(),
+            stack: None,
+            data: None,
+        }))
+    }
+}
+
+#[test]
+fn what_a_tool_declares_is_held_against_what_it_returned_not_against_masks() {
+    let said = r#"{"pin":1234567}"#;
+    let result = format!(r#"line={{"type":"result","value":{said}}}"#);
+    for mut plan in [OneTool::stdio(&format!("echo '{said}'")), OneTool::worker(["begin", &result])] {
+        plan.0.contract = Some(Arc::new(Whole));
+        with_engine(
+            |builder| builder.catalog(plan),
+            |engine| async move {
+                let call = || Call::tool("tool", json!(null));
+                let report = succeeded(engine.start(call().secret("PIN", "1234567"))).await;
+                assert_eq!(report.value, Some(json!({ "pin": "***" })));
+            },
+        );
+    }
 }
 
 #[test]

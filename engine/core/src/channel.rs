@@ -296,10 +296,10 @@ fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
     match &mut message {
         Message::Progress(progress) => masking.progress(progress),
         Message::Log(log) => masking.log(log),
-        Message::Result { value } => masking.value(value),
         Message::Error(error) => masking.tool_error(error),
-        // What a tool declares is needed as it is; it is shown in errors alone, which are masked.
-        Message::Hello { protocol: _ } | Message::Ready(_) => {}
+        // What a tool declares is needed as it is; it is shown in errors alone, which are masked. A value is held against
+        // that first, and masked by `outcome`.
+        Message::Hello { protocol: _ } | Message::Ready(_) | Message::Result { value: _ } => {}
     }
     Ok(message)
 }

@@ -61,6 +61,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) declared: Arc<Declared>,
     pub(crate) limits: &'a Settled,
     pub(crate) overflowed: Option<Stream>,
+    /// Not masked where it is the value.
     pub(crate) stdout: &'a Captured,
     pub(crate) first_garbage: String,
     pub(crate) lane: &'a Lane,
@@ -106,7 +107,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         }),
         (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
         (Cause::Refused(kind), _) => Err(kind),
-        (Cause::Result(Ok(value)), _) => agreed(value, terms, declared, lane).await.map(Some),
+        (Cause::Result(Ok(value)), _) => agreed(value, terms, declared, masking, lane).await.map(Some),
         (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(Box::new(error))),
         (Cause::Lost, _) | (Cause::Exited, None) => Err(reaped_by_others()),
         (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
@@ -116,15 +117,8 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
             }),
             Protocol::Stdio => {
                 let output = stdout.bytes();
-                let value = lane
-                    .spawn(move || {
-                        let mut value = stdio_value(&output);
-                        masking.value(&mut value);
-                        value
-                    })
-                    .await
-                    .map_err(interrupted)?;
-                agreed(value, terms, declared, lane).await.map(Some)
+                let value = lane.spawn(move || stdio_value(&output)).await.map_err(interrupted)?;
+                agreed(value, terms, declared, masking, lane).await.map(Some)
             }
             Protocol::Channel { .. } => {
                 Err(ErrorKind::Protocol { fault: ProtocolFault::NoResult, excerpt: first_garbage })
@@ -134,15 +128,25 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
     }
 }
 
-/// The value, if it is what the tool declares to return.
+/// The value, masked, if it is what the tool declares to return.
 async fn agreed(
-    value: Value,
+    mut value: Value,
     terms: Option<Terms>,
     declared: Arc<Declared>,
+    masking: Masking,
     lane: &Lane,
 ) -> Result<Value, ErrorKind> {
-    let Some(Terms { contract, .. }) = terms else { return Ok(value) };
-    let check = move || contract.check_output(&value, &declared).map(|()| value);
+    if terms.is_none() && masking.is_empty() {
+        return Ok(value);
+    }
+    let check = move || {
+        // Before it is masked: a number that is a secret is still a number.
+        if let Some(Terms { contract, .. }) = terms {
+            contract.check_output(&value, &declared)?;
+        }
+        masking.value(&mut value);
+        Ok(value)
+    };
     lane.spawn(check).await.map_err(interrupted)?.map_err(ErrorKind::Tool)
 }
 

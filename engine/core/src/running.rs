@@ -151,7 +151,7 @@ impl<'a> Running<'a> {
             declared: self.declared,
             limits: &self.limits,
             overflowed: finished.overflowed,
-            stdout: &report.stdout,
+            stdout: finished.raw_stdout.as_ref().unwrap_or(&report.stdout),
             first_garbage: finished.first_garbage,
             lane: self.lane,
             masking: self.masking,

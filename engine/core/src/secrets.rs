@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::{
     environment,
@@ -85,6 +85,12 @@ impl Secret {
             ));
         }
         Ok(())
+    }
+
+    /// The number that it is, if it is one, and not one so short that it may be any.
+    fn number(&self) -> Option<f64> {
+        let number = self.value.trim().parse::<f64>().ok().filter(|number| number.is_finite())?;
+        (number.to_string().len() >= SHORTEST).then_some(number)
     }
 
     /// Everything that it is known by.
@@ -218,46 +224,75 @@ pub(crate) fn on_top<'a>(env: &'a [(String, String)], secrets: &[Secret]) -> Cow
 
 /// Masks the secrets of a call; does nothing, and costs nothing, when there are none.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Masking(Option<Arc<Masks>>);
+pub(crate) struct Masking(Option<Arc<Known>>);
+
+/// What the secrets of a call are known by.
+#[derive(Debug)]
+struct Known {
+    masks: Arc<Masks>,
+    /// Those that are numbers: a number that is parsed and written again may look otherwise.
+    numbers: Vec<f64>,
+}
+
+impl Known {
+    fn shows(&self, number: &Number) -> bool {
+        self.masks.occur_in(number.to_string().as_bytes())
+            || number.as_f64().is_some_and(|number| self.numbers.iter().any(|known| same(number, *known)))
+    }
+}
+
+/// Whether these are the same number, but for the last digits of its binary form, in which parsers differ.
+fn same(one: f64, other: f64) -> bool {
+    (one - other).abs() <= other.abs() * 2.0 * f64::EPSILON
+}
 
 impl Masking {
     /// Of those that can be masked: the others are refused when the call is started.
     pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let patterns: BTreeSet<_> = sorted(secrets).0.into_iter().flat_map(Secret::forms).collect();
-        Self((!patterns.is_empty()).then(|| Arc::new(Masks::new(&patterns))))
+        let secrets = sorted(secrets).0;
+        if secrets.is_empty() {
+            return Self::default();
+        }
+        let patterns: BTreeSet<_> = secrets.iter().copied().flat_map(Secret::forms).collect();
+        let numbers = secrets.iter().filter_map(|secret| secret.number()).collect();
+        Self(Some(Arc::new(Known { masks: Arc::new(Masks::new(&patterns)), numbers })))
     }
 
     /// A masker for a stream; `None` when there is nothing to be masked.
     pub(crate) fn stream(&self) -> Option<StreamMasker> {
-        self.0.clone().map(StreamMasker::new)
+        self.0.as_ref().map(|known| StreamMasker::new(Arc::clone(&known.masks)))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     /// A line, masked.
     pub(crate) fn line<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         match &self.0 {
-            Some(masks) if masks.occur_in(bytes) => masks.whole(bytes, false).into(),
+            Some(known) if known.masks.occur_in(bytes) => known.masks.whole(bytes, false).into(),
             _ => bytes.into(),
         }
     }
 
     /// Masks a text.
     pub(crate) fn text(&self, text: &mut String) {
-        if let Some(masks) = &self.0
-            && masks.occur_in(text.as_bytes())
+        if let Some(known) = &self.0
+            && known.masks.occur_in(text.as_bytes())
         {
-            *text = lossy(masks.whole(text.as_bytes(), false));
+            *text = lossy(known.masks.whole(text.as_bytes(), false));
         }
     }
 
     /// Masks a command line as it is found in a [`Residue`](tool_sandbox::Residue), where its end may be cut off.
     pub(crate) fn command(&self, command: &mut String) {
-        let Some(masks) = &self.0 else { return };
+        let Some(known) = &self.0 else { return };
         // Cut by a mark that says so, or, in brackets, by the kernel.
         let (text, end) = match command.char_indices().next_back() {
             Some((cut, last @ ('…' | ']'))) => (&command[..cut], last.to_string()),
             _ => (&command[..], String::new()),
         };
-        let mut masked = lossy(masks.whole(text.as_bytes(), !end.is_empty()));
+        let mut masked = lossy(known.masks.whole(text.as_bytes(), !end.is_empty()));
         masked.push_str(&end);
         *command = masked;
     }
@@ -265,23 +300,18 @@ impl Masking {
     /// Masks every text in a value, every name of a field, and every number that shows a secret. A name that is the same
     /// as another one then gets another `*`.
     pub(crate) fn value(&self, value: &mut Value) {
-        if let Some(masks) = &self.0 {
-            self.value_with(masks, value);
-        }
-    }
-
-    fn value_with(&self, masks: &Masks, value: &mut Value) {
+        let Some(known) = &self.0 else { return };
         match value {
             Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value_with(masks, item)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
             Value::Object(fields) => {
-                if fields.keys().any(|name| masks.occur_in(name.as_bytes())) {
+                if fields.keys().any(|name| known.masks.occur_in(name.as_bytes())) {
                     *fields = self.names(std::mem::take(fields));
                 }
-                fields.values_mut().for_each(|item| self.value_with(masks, item));
+                fields.values_mut().for_each(|item| self.value(item));
             }
             Value::Number(number) => {
-                if masks.occur_in(number.to_string().as_bytes()) {
+                if known.shows(number) {
                     *value = MASK.into();
                 }
             }
@@ -302,9 +332,9 @@ impl Masking {
     }
 
     pub(crate) fn progress(&self, progress: &mut Progress) {
-        let Some(masks) = &self.0 else { return };
+        let Some(known) = &self.0 else { return };
         let Progress { fraction, message, data } = progress;
-        if fraction.is_some_and(|number| masks.occur_in(number.to_string().as_bytes())) {
+        if fraction.and_then(Number::from_f64).is_some_and(|number| known.shows(&number)) {
             *fraction = None;
         }
         self.optional(message);

@@ -289,9 +289,13 @@ impl Started {
             }
             None => None,
         };
+        let mut out = Output::new(Stream::Stdout, stdout, self.limits.stdout, fail_after(self.limits.stdout))
+            .masked(&self.masking);
+        if self.protocol == Protocol::Stdio {
+            out = out.raw_too(self.limits.stdout);
+        }
         let mut streams = Streams::new(
-            Output::new(Stream::Stdout, stdout, self.limits.stdout, fail_after(self.limits.stdout))
-                .masked(&self.masking),
+            out,
             Output::new(Stream::Stderr, stderr, self.limits.stderr, fail_after(self.limits.stderr))
                 .masked(&self.masking),
             stdin,

@@ -214,6 +214,7 @@ impl Streams {
         Finished {
             read: outputs.map(|output| output.read).iter().sum(),
             overflowed: outputs.iter().find(|output| output.overflowed()).map(|output| output.stream),
+            raw_stdout: self.stdout.raw.map(Capture::finish),
             stdout: self.stdout.capture.finish(),
             stderr: self.stderr.capture.finish(),
             written: self.written,
@@ -230,6 +231,8 @@ pub(crate) struct Finished {
     pub(crate) read: u64,
     /// On which of them it wrote more than it may, where that ends a call.
     pub(crate) overflowed: Option<Stream>,
+    /// Stdout as the tool wrote it, where that is asked for and something is masked.
+    pub(crate) raw_stdout: Option<Captured>,
     pub(crate) stdout: Captured,
     pub(crate) stderr: Captured,
     pub(crate) written: u64,
@@ -250,6 +253,8 @@ pub(crate) struct Output {
     /// How much was read.
     read: u64,
     capture: Capture,
+    /// A second one, of what was read before it was masked.
+    raw: Option<Capture>,
     /// The bytes after which the call ends.
     fail_after: Option<u64>,
 }
@@ -264,6 +269,7 @@ impl Output {
             masker: None,
             read: 0,
             capture: Capture::new(keep),
+            raw: None,
             fail_after,
         }
     }
@@ -271,6 +277,13 @@ impl Output {
     /// Masks what is read before anybody sees it.
     pub(crate) fn masked(mut self, masking: &Masking) -> Self {
         self.masker = masking.stream();
+        self
+    }
+
+    /// Keeps `keep` bytes as they were, too, if they are masked: a value is parsed from that. A mask in the middle of it
+    /// could make JSON unreadable, and what is escaped in a way of its own is only found when it is parsed.
+    pub(crate) fn raw_too(mut self, keep: u64) -> Self {
+        self.raw = self.masker.is_some().then(|| Capture::new(keep));
         self
     }
 
@@ -305,6 +318,9 @@ impl Output {
     fn keep(&mut self, log: &EventLog) {
         let chunk: Bytes = self.room.split().freeze();
         self.read += chunk.len() as u64;
+        if let Some(raw) = &mut self.raw {
+            raw.push(chunk.clone());
+        }
         match &mut self.masker {
             None => self.tell(chunk, log),
             Some(masker) => {
