@@ -1,6 +1,7 @@
 //! Output, as it is captured and as it is told live.
 
-use support::{assert_same, ended, failed, hostile, pattern, succeeded, with_engine};
+use support::{assert_same, ended, failed, hostile, pattern, succeeded, wait_for_output, with_engine};
+use tempfile::TempDir;
 use tool_engine::{Call, ErrorKind, Limit, Limits, Overflow, Stream};
 
 use crate::{TOKEN, all_told, assert_masked, plain, sh};
@@ -42,6 +43,37 @@ fn a_beginning_without_an_end_is_let_out_at_the_end() {
         let report = succeeded(engine.start(sh("printf 'abc s3cr'; printf s3cr >&2"))).await;
         assert_eq!(report.stdout.text(), "abc s3cr");
         assert_eq!(report.stderr.text(), "s3cr");
+    });
+}
+
+#[test]
+fn a_prompt_that_ends_as_a_secret_begins_is_shown_when_the_tool_falls_silent() {
+    with_engine(plain, |engine| async move {
+        // Both wait for an answer: one has said as much of the secret as may be shown, one has said more.
+        let run = engine.start(sh("printf 'address'; printf 'token: s3cr3' >&2; exec sleep 1000"));
+        let mut events = run.events();
+        wait_for_output(&mut events, "address").await;
+        run.cancel("seen");
+        // What is too much to be let go comes when there is no end to it.
+        wait_for_output(&mut events, "s3cr3").await;
+        let (_, report) = failed(run).await;
+        assert_eq!(
+            (report.stdout.text().as_str(), report.stderr.text().as_str()),
+            ("address", "token: s3cr3")
+        );
+    });
+}
+
+#[test]
+fn a_secret_that_comes_slowly_is_masked_but_for_what_was_taken_for_a_prompt() {
+    with_engine(plain, |engine| async move {
+        let folder = TempDir::new().expect("a temporary folder can be made");
+        let script = r#"rest="${TOKEN#?}"; printf %s "${TOKEN%"$rest"}"; until [ -e go ]; do sleep 0.01; done; printf '%s.' "$rest""#;
+        let run = engine.start(sh(script).workdir(folder.path()));
+        wait_for_output(&mut run.events(), "s").await;
+        std::fs::write(folder.path().join("go"), "").expect("the folder is there");
+        let report = succeeded(run).await;
+        assert_eq!(report.stdout.text(), "s***.");
     });
 }
 

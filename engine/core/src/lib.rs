@@ -45,6 +45,7 @@ mod lane;
 mod life;
 mod limits;
 mod masking;
+mod masks;
 mod outcome;
 mod plan;
 mod queue;

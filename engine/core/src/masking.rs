@@ -3,133 +3,32 @@
 //! Every byte that belongs to an occurrence of a pattern is masked. Occurrences that overlap are one; so nothing of a
 //! secret is let out because another one begins in the middle of it.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use aho_corasick::{
-    AhoCorasick, Anchored, MatchKind,
-    automaton::{Automaton, StateID},
-    nfa::contiguous::NFA,
-    packed::Searcher,
-};
 use bytes::Bytes;
+
+use crate::masks::{Masks, State};
 
 /// What stands for a secret. It says nothing of its length, and is shorter than any.
 pub(crate) const MASK: &str = "***";
 
-/// Everything that is to be masked, ready to be looked for.
-pub(crate) struct Masks {
-    /// Says quickly that nothing is there.
-    finder: AhoCorasick,
-    /// Says it more quickly; `None` where there is too much to be looked for.
-    packed: Option<Searcher>,
-    /// Goes through the bytes one by one. Its state stands for the longest end of them that a pattern begins with.
-    automaton: NFA,
-    start: StateID,
-    /// How many bytes that is, where more of the pattern can follow; no entry for none.
-    holds: HashMap<StateID, usize>,
-    longest: usize,
-}
-
-impl fmt::Debug for Masks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Masks").finish_non_exhaustive()
-    }
-}
-
-impl Masks {
-    /// None of `patterns` may be empty, and all of them together must be short of 2³¹ bytes.
-    pub(crate) fn new(patterns: &BTreeSet<Vec<u8>>) -> Self {
-        const BOUNDED: &str = "patterns of a bounded size make an automaton";
-        let finder =
-            AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(patterns).expect(BOUNDED);
-        let automaton = NFA::new(patterns).expect(BOUNDED);
-        let start = automaton.start_state(Anchored::No).expect("it searches anywhere");
-        let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        let mut masks = Self {
-            finder,
-            packed: Searcher::new(patterns),
-            automaton,
-            start,
-            holds: HashMap::new(),
-            longest,
-        };
-        let mut whole = Vec::new();
-        for pattern in patterns {
-            let mut state = start;
-            for (index, byte) in pattern.iter().enumerate() {
-                state = masks.next(state, *byte);
-                if index + 1 < pattern.len() {
-                    masks.holds.insert(state, index + 1);
-                }
-            }
-            whole.push((pattern, state));
-        }
-        // A whole pattern that no other one goes on from holds back only what its own end may be the beginning of. That
-        // may be a shorter whole pattern, which is therefore looked at first.
-        whole.sort_by_key(|(pattern, _)| pattern.len());
-        for (pattern, state) in whole {
-            if !masks.holds.contains_key(&state) {
-                let held = masks.hold(masks.walk(&pattern[1..]));
-                masks.holds.insert(state, held);
-            }
-        }
-        masks
-    }
-
-    fn next(&self, state: StateID, byte: u8) -> StateID {
-        self.automaton.next_state(Anchored::No, state, byte)
-    }
-
-    /// The state behind these bytes.
-    fn walk(&self, bytes: &[u8]) -> StateID {
-        bytes.iter().fold(self.start, |state, byte| self.next(state, *byte))
-    }
-
-    /// How many of the last bytes may be the beginning of a pattern.
-    fn hold(&self, state: StateID) -> usize {
-        self.holds.get(&state).copied().unwrap_or(0)
-    }
-
-    /// The length of the longest pattern that ends in this state; `None` when none does.
-    fn ending(&self, state: StateID) -> Option<usize> {
-        if !self.automaton.is_match(state) {
-            return None;
-        }
-        let patterns = 0..self.automaton.match_len(state);
-        patterns.map(|index| self.automaton.pattern_len(self.automaton.match_pattern(state, index))).max()
-    }
-
-    /// Whether there is anything to be masked in these bytes.
-    pub(crate) fn occur_in(&self, bytes: &[u8]) -> bool {
-        match &self.packed {
-            Some(packed) => packed.find(bytes).is_some(),
-            None => self.finder.is_match(bytes),
-        }
-    }
-
-    /// These bytes, masked; with `cut`, what they end with is masked too if a pattern begins with it.
-    pub(crate) fn whole(self: &Arc<Self>, bytes: &[u8], cut: bool) -> Vec<u8> {
-        let mut masker = StreamMasker::new(Arc::clone(self));
-        let mut out = Vec::with_capacity(bytes.len());
-        for piece in bytes.chunks(64 << 10) {
-            out.extend_from_slice(&masker.push(Bytes::copy_from_slice(piece)));
-        }
-        out.extend_from_slice(&masker.finish(cut));
-        out
-    }
+/// These bytes, masked; with `cut`, what they end with is masked too if a pattern begins with it.
+pub(crate) fn masked(masks: &Arc<Masks>, bytes: &[u8], cut: bool) -> Vec<u8> {
+    let mut masker = StreamMasker::new(Arc::clone(masks));
+    let mut out = masker.push(Bytes::copy_from_slice(bytes)).to_vec();
+    out.extend_from_slice(&masker.finish(cut));
+    out
 }
 
 /// Masks a stream that comes in pieces. Holds back only what may be the beginning of a pattern.
 #[derive(Debug)]
 pub(crate) struct StreamMasker {
     masks: Arc<Masks>,
-    state: StateID,
+    state: State,
     /// The end of what came in, which is not decided yet.
     held: Vec<u8>,
+    /// How much of its beginning was let out as it is: see [`let_go`](Self::let_go).
+    gone: usize,
     /// What of it belongs to an occurrence: in order, without overlap.
     covers: Vec<Cover>,
 }
@@ -145,63 +44,66 @@ struct Cover {
 
 impl StreamMasker {
     pub(crate) fn new(masks: Arc<Masks>) -> Self {
-        let state = masks.start;
-        Self { masks, state, held: Vec::new(), covers: Vec::new() }
+        Self { masks, state: State::START, held: Vec::new(), gone: 0, covers: Vec::new() }
     }
 
-    /// Takes a piece in, and lets out what is decided.
+    /// Takes a piece in, and lets out what is decided. One in which there is nothing is not copied.
     pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
-        if self.held.is_empty() && !self.masks.occur_in(&piece) {
-            // The state depends on no more than the bytes that may be the beginning of a pattern.
-            let far = piece.len().saturating_sub(self.masks.longest.saturating_sub(1));
-            self.state = self.masks.walk(&piece[far..]);
-            let decided = piece.len() - self.masks.hold(self.state);
-            self.held.extend_from_slice(&piece[decided..]);
-            return piece.slice(..decided);
+        let Self { masks, held, covers, .. } = self;
+        let begin = held.len();
+        self.state = masks.scan(self.state, &piece, |end, length| {
+            cover(covers, begin + end - length, begin + end);
+        });
+        let decided = begin + piece.len() - masks.hold(self.state);
+        self.let_out(piece, decided)
+    }
+
+    /// Whether [`let_go`](Self::let_go) would let anything out.
+    pub(crate) fn can_let_go(&self) -> bool {
+        self.covers.is_empty() && self.held.len() > self.gone && self.held.len() <= self.masks.let_go()
+    }
+
+    /// Lets out what is held back, when it is so little that it is probably no secret's beginning, and tells too little of
+    /// it if it is: at most three bytes, and at most a quarter of the shortest pattern. For when the tool has fallen
+    /// silent after them: it may have written a prompt, and wait for an answer.
+    ///
+    /// If it is one's beginning after all, the rest is masked when it comes. More is never let out, however long it takes:
+    /// a slow writer would give the whole of it away.
+    pub(crate) fn let_go(&mut self) -> Bytes {
+        if !self.can_let_go() {
+            return Bytes::new();
         }
-        let begin = self.held.len();
-        self.held.extend_from_slice(&piece);
-        for (index, byte) in piece.iter().enumerate() {
-            self.state = self.masks.next(self.state, *byte);
-            if let Some(length) = self.masks.ending(self.state) {
-                let end = begin + index + 1;
-                self.cover(end - length, end);
-            }
-        }
-        self.let_out(self.held.len() - self.masks.hold(self.state))
+        let gone = std::mem::replace(&mut self.gone, self.held.len());
+        Bytes::copy_from_slice(&self.held[gone..])
     }
 
     /// Lets out the rest. With `cut`, the stream was cut off, and what may be the beginning of a pattern is taken for one.
     pub(crate) fn finish(mut self, cut: bool) -> Bytes {
         if cut && !self.held.is_empty() {
-            self.cover(0, self.held.len());
+            cover(&mut self.covers, 0, self.held.len());
         }
-        self.let_out(self.held.len())
+        let all = self.held.len();
+        self.let_out(Bytes::new(), all)
     }
 
-    /// Marks these bytes, and with them what they overlap. `end` never goes back.
-    fn cover(&mut self, mut start: usize, end: usize) {
-        let mut told = false;
-        while let Some(last) = self.covers.last().copied().filter(|last| last.end > start) {
-            start = start.min(last.start);
-            told |= last.told;
-            self.covers.pop();
+    /// Lets out the first `decided` bytes of what is held and the piece behind it: no occurrence that is still to come
+    /// begins before them. Holds the rest.
+    fn let_out(&mut self, piece: Bytes, decided: usize) -> Bytes {
+        let before = self.held.len();
+        if before == 0 && self.covers.is_empty() {
+            self.held.extend_from_slice(&piece[decided..]);
+            return piece.slice(..decided);
         }
-        self.covers.push(Cover { start, end, told });
-    }
-
-    /// Lets out the first `decided` bytes: no occurrence that is still to come begins before them.
-    fn let_out(&mut self, decided: usize) -> Bytes {
-        let mut out = Vec::with_capacity(decided);
-        let mut from = 0;
+        let mut out = Vec::with_capacity(decided + MASK.len());
+        let mut from = self.gone.min(decided);
         let mut open = Vec::new();
         for cover in self.covers.drain(..) {
             if cover.start < decided {
-                out.extend_from_slice(&self.held[from..cover.start]);
+                append(&mut out, &self.held, &piece, from, cover.start);
                 if !cover.told {
                     out.extend_from_slice(MASK.as_bytes());
                 }
-                from = cover.end.min(decided);
+                from = from.max(cover.end.min(decided));
             }
             if cover.end > decided {
                 open.push(Cover {
@@ -211,15 +113,38 @@ impl StreamMasker {
                 });
             }
         }
-        out.extend_from_slice(&self.held[from..decided]);
+        append(&mut out, &self.held, &piece, from, decided);
         self.covers = open;
-        self.held.drain(..decided);
+        self.gone = self.gone.saturating_sub(decided);
+        self.held.drain(..decided.min(before));
+        self.held.extend_from_slice(&piece[decided.saturating_sub(before)..]);
         out.into()
     }
 }
 
+/// Adds the bytes between these places of what is held and the piece behind it.
+fn append(out: &mut Vec<u8>, held: &[u8], piece: &[u8], from: usize, to: usize) {
+    if from < to {
+        out.extend_from_slice(&held[from.min(held.len())..to.min(held.len())]);
+        out.extend_from_slice(&piece[from.saturating_sub(held.len())..to.saturating_sub(held.len())]);
+    }
+}
+
+/// Marks these bytes, and with them what they overlap. `end` never goes back.
+fn cover(covers: &mut Vec<Cover>, mut start: usize, end: usize) {
+    let mut told = false;
+    while let Some(last) = covers.last().copied().filter(|last| last.end > start) {
+        start = start.min(last.start);
+        told |= last.told;
+        covers.pop();
+    }
+    covers.push(Cover { start, end, told });
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -268,10 +193,11 @@ mod tests {
         fn however_it_is_cut_it_is_as_the_whole(
             patterns in prop::collection::btree_set(letters(1..6), 1..5),
             input in prop::collection::vec(letters(0..8), 0..16),
+            prefix in 1usize..7,
         ) {
-            let masks = Arc::new(Masks::new(&patterns));
+            let masks = Arc::new(Masks::with_prefix(&patterns, prefix));
             let expected = reference(&patterns, &input.concat());
-            prop_assert_eq!(masks.whole(&input.concat(), false), &expected[..]);
+            prop_assert_eq!(masked(&masks, &input.concat(), false), &expected[..]);
             let mut masker = StreamMasker::new(masks);
             let mut out = Vec::new();
             for piece in input {
@@ -304,16 +230,72 @@ mod tests {
             pieces(&masks, &[b"s", b"e", b"c", b"r", b"e", b"t", b"s"]),
             ["", "", "", "", "", "***", "", "s"]
         );
-        assert_eq!(masks.whole(b"cut off: secr", true), b"cut off: ***");
-        assert_eq!(masks.whole(b"cut off: x", true), b"cut off: x");
+        assert_eq!(masked(&masks, b"cut off: secr", true), b"cut off: ***");
+        assert_eq!(masked(&masks, b"cut off: x", true), b"cut off: x");
     }
 
     #[test]
     fn occurrences_that_overlap_are_one() {
-        assert_eq!(masks(&[b"abcd", b"cdef"]).whole(b"xabcdefx", false), b"x***x");
-        assert_eq!(masks(&[b"abab"]).whole(b"ababab", false), b"***");
-        assert_eq!(masks(&[b"abcd"]).whole(b"abcdabcd", false), b"******");
-        assert_eq!(masks(&[b"bc", b"abcd"]).whole(b"abcx", false), b"a***x");
+        assert_eq!(masked(&masks(&[b"abcd", b"cdef"]), b"xabcdefx", false), b"x***x");
+        assert_eq!(masked(&masks(&[b"abab"]), b"ababab", false), b"***");
+        assert_eq!(masked(&masks(&[b"abcd"]), b"abcdabcd", false), b"******");
+        assert_eq!(masked(&masks(&[b"bc", b"abcd"]), b"abcx", false), b"a***x");
+    }
+
+    #[test]
+    fn a_few_bytes_are_let_go_and_no_more() {
+        let masks = masks(&[b"secret-of-18-bytes"]);
+        let mut masker = StreamMasker::new(masks);
+        let mut push = |piece: &'static [u8]| {
+            let decided = masker.push(Bytes::from_static(piece));
+            let can = masker.can_let_go();
+            let gone = masker.let_go();
+            assert_eq!(can, !gone.is_empty());
+            assert!(masker.let_go().is_empty(), "they are out once");
+            [decided, gone].map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+        };
+        assert_eq!(push(b"continue? yes"), ["continue? ye", "s"]);
+        assert_eq!(push(b"e"), ["", "e"]);
+        assert_eq!(push(b"c"), ["", "c"]);
+        assert_eq!(push(b"r"), ["", ""]);
+        assert_eq!(push(b"et-of-18-bytes; s"), ["***; ", "s"]);
+        // What is let go is not let out again, whether or not it goes on.
+        assert_eq!(push(b"ecx"), ["ecx", ""]);
+        assert_eq!(push(b"ses"), ["se", "s"]);
+        assert_eq!(push(b"x"), ["x", ""]);
+        assert_eq!(push(b"sec"), ["", "sec"]);
+        assert!(masker.finish(false).is_empty());
+    }
+
+    #[test]
+    fn of_a_short_one_a_quarter_is_let_go() {
+        for (pattern, most) in [(&b"abcd"[..], 1), (b"abcdefgh", 2), (b"abcdefghijkl", 3), (&[b'x'; 1000], 3)]
+        {
+            for length in 1..pattern.len() {
+                let mut masker = StreamMasker::new(masks(&[pattern]));
+                assert!(masker.push(Bytes::copy_from_slice(&pattern[..length])).is_empty());
+                assert_eq!(masker.can_let_go(), length <= most, "{length} of {}", pattern.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_secrets_and_very_many_are_found() {
+        let long: Vec<u8> = (0..64 << 10).map(|n: u32| b'!' + (n.wrapping_mul(n) >> 7) as u8 % 90).collect();
+        let many: Vec<Vec<u8>> = (0..1000).map(|n| format!("{n:04} is one of them").into_bytes()).collect();
+        let patterns = many.iter().cloned().chain([long.clone()]).collect();
+        let masks = Arc::new(Masks::new(&patterns));
+        let mut text = [&long[..100], &long, b" 0017 is one of", b" 0017 is one of them."].concat();
+        text.extend_from_slice(&long[..long.len() - 1]);
+        let expected = [&long[..100], b"*** 0017 is one of ***.", &long[..long.len() - 1]].concat();
+        for size in [1, 1000, 65536, text.len()] {
+            let mut masker = StreamMasker::new(Arc::clone(&masks));
+            let pieces = text.chunks(size);
+            let mut out: Vec<u8> =
+                pieces.flat_map(|piece| masker.push(Bytes::copy_from_slice(piece)).to_vec()).collect();
+            out.extend_from_slice(&masker.finish(false));
+            assert!(out == expected, "in pieces of {size}");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::{
     environment,
     error::{ErrorKind, ToolError, invalid},
     events::{LogMessage, Progress},
-    masking::{MASK, Masks, StreamMasker},
+    masking::{MASK, StreamMasker, masked},
+    masks::Masks,
 };
 
 /// Fewer bytes than this cannot be told from ordinary text.
@@ -270,7 +271,7 @@ impl Masking {
     /// A line, masked.
     pub(crate) fn line<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         match &self.0 {
-            Some(known) if known.masks.occur_in(bytes) => known.masks.whole(bytes, false).into(),
+            Some(known) if known.masks.occur_in(bytes) => masked(&known.masks, bytes, false).into(),
             _ => bytes.into(),
         }
     }
@@ -280,7 +281,7 @@ impl Masking {
         if let Some(known) = &self.0
             && known.masks.occur_in(text.as_bytes())
         {
-            *text = lossy(known.masks.whole(text.as_bytes(), false));
+            *text = lossy(masked(&known.masks, text.as_bytes(), false));
         }
     }
 
@@ -292,9 +293,9 @@ impl Masking {
             Some((cut, last @ ('…' | ']'))) => (&command[..cut], last.to_string()),
             _ => (&command[..], String::new()),
         };
-        let mut masked = lossy(known.masks.whole(text.as_bytes(), !end.is_empty()));
-        masked.push_str(&end);
-        *command = masked;
+        let mut shown = lossy(masked(&known.masks, text.as_bytes(), !end.is_empty()));
+        shown.push_str(&end);
+        *command = shown;
     }
 
     /// Masks every text in a value, every name of a field, and every number that shows a secret. A name that is the same

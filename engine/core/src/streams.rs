@@ -3,9 +3,12 @@
 //! step is dropped half-way. Nothing here waits for a consumer (but see [`Call::back_pressure`](crate::Call::back_pressure)).
 
 use std::{
+    future::Future,
     io::ErrorKind::WouldBlock,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -15,7 +18,11 @@ use rustix::{
     pipe::fcntl_getpipe_size,
 };
 use serde_json::Value;
-use tokio::{net::unix::pipe, task::coop::consume_budget};
+use tokio::{
+    net::unix::pipe,
+    task::coop::consume_budget,
+    time::{Sleep, sleep},
+};
 
 use crate::{
     capture::{Capture, Captured},
@@ -31,6 +38,10 @@ use crate::{
 
 /// How much is read at once: what a pipe holds by default (pipe(7)).
 const CHUNK: usize = 64 << 10;
+
+/// How long a tool is silent before a few bytes that may be a secret's beginning are taken for the end of a prompt: see
+/// [`StreamMasker::let_go`].
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What a step came to.
 #[derive(Debug, Default)]
@@ -250,6 +261,8 @@ pub(crate) struct Output {
     room: BytesMut,
     /// What is read goes through it first.
     masker: Option<StreamMasker>,
+    /// Runs while what is held back need not wait for ever.
+    quiet: Option<Pin<Box<Sleep>>>,
     /// How much was read.
     read: u64,
     capture: Capture,
@@ -267,6 +280,7 @@ impl Output {
             pipe: Some(pipe),
             room: BytesMut::new(),
             masker: None,
+            quiet: None,
             read: 0,
             capture: Capture::new(keep),
             raw: None,
@@ -290,7 +304,8 @@ impl Output {
     fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
         loop {
             let Some(pipe) = &self.pipe else { return Poll::Pending };
-            let read = match std::task::ready!(pipe.poll_read_ready(cx)) {
+            let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return self.poll_quiet(cx, log) };
+            let read = match ready {
                 Ok(()) => {
                     if self.room.capacity() < CHUNK / 4 {
                         self.room = BytesMut::with_capacity(CHUNK);
@@ -324,10 +339,24 @@ impl Output {
         match &mut self.masker {
             None => self.tell(chunk, log),
             Some(masker) => {
+                self.quiet = None;
                 let decided = masker.push(chunk);
                 self.tell(decided, log);
             }
         }
+    }
+
+    /// The tool has fallen silent. Ready when something that was held back was told.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
+        let Some(masker) = self.masker.as_mut().filter(|masker| masker.can_let_go()) else {
+            return Poll::Pending;
+        };
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+        std::task::ready!(quiet.as_mut().poll(cx));
+        self.quiet = None;
+        let gone = masker.let_go();
+        self.tell(gone, log);
+        Poll::Ready(0)
     }
 
     fn at_end(&mut self, log: &EventLog) {
