@@ -97,7 +97,7 @@ impl Engine {
         let id = ExecutionId::new();
         let masking = Masking::of(&call.secrets);
         let mut label = call.label();
-        masking.text(&mut label);
+        masking.label(&call.secrets, &mut label);
         let ring = call.limits.event_ring.or(self.core.starter.limits.event_ring);
         let log = Arc::new(EventLog::new(
             Limits { event_ring: ring, ..Limits::default() }.event_ring(),
@@ -108,8 +108,9 @@ impl Engine {
         let core = Arc::clone(&self.core);
         let guard = EndGuard(Arc::clone(&log));
         let alive = Arc::clone(&core.alive);
+        let shown = label.clone();
         let task = async move {
-            let ended = life::live(&core, id, call, &guard.0, &cancels, masking).await;
+            let ended = life::live(&core, id, call, shown, masking, &guard.0, &cancels).await;
             drop(alive);
             // Nobody may be waiting any more.
             let _ = sender.send(ended);

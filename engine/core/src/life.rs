@@ -22,35 +22,38 @@ use crate::{
 /// it is killed on the spot.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the execution to its end. Nothing of it is left when this returns.
+/// Runs the execution to its end. Nothing of it is left when this returns. `label` is masked; `masking` is of the call's
+/// own secrets.
 pub(crate) async fn live(
     core: &Core,
     id: ExecutionId,
     call: Call,
+    label: String,
+    mut masking: Masking,
     log: &Arc<EventLog>,
     cancels: &Cancels,
-    mut masking: Masking,
 ) -> Result<Report, ExecutionError> {
-    let mut report = Report::new(id, call.label());
+    let mut report = Report::new(id, label);
     let ended = match admit(core, &call, cancels).await {
         Err(kind) => Err(kind),
         // The permit is held until everything is cleaned up.
         Ok(_permit) => {
             report.timings.queued = log.began().elapsed();
-            let started =
-                start(core, id, call, cancels).await.and_then(|started| started.watch(log, &core.chores));
+            let started = start(core, id, call, &report.tool, &masking, cancels)
+                .await
+                .and_then(|started| started.watch(log, &core.chores));
             report.timings.starting = log.began().elapsed() - report.timings.queued;
             match started {
                 Err(kind) => Err(kind),
                 Ok(watched) => {
                     masking = watched.masking.clone();
+                    masking.text(&mut report.tool);
                     Running::new(core, watched, log, cancels).run(&mut report).await
                 }
             }
         }
     };
     let ended = ended.map_err(|kind| masking.error(kind));
-    masking.text(&mut report.tool);
     report.timings.total = log.began().elapsed();
     log.end(ended.as_ref().err().cloned());
     tracing::debug!(%id, tool = report.tool, outcome = ended.as_ref().err().map_or("ok", ErrorKind::name), "ended");
@@ -78,7 +81,14 @@ async fn admit(
 
 /// Makes the process. A cancellation that comes while that is under way is acted on as soon as there is something to
 /// cancel.
-async fn start(core: &Core, id: ExecutionId, call: Call, cancels: &Cancels) -> Result<Started, ErrorKind> {
+async fn start(
+    core: &Core,
+    id: ExecutionId,
+    call: Call,
+    label: &str,
+    masking: &Masking,
+    cancels: &Cancels,
+) -> Result<Started, ErrorKind> {
     let place = tokio::select! { biased;
         cancellation = cancels.requested() => return Err(cancellation.into()),
         place = timeout(START_TIMEOUT, core.starts.place()) => place,
@@ -90,16 +100,15 @@ async fn start(core: &Core, id: ExecutionId, call: Call, cancels: &Cancels) -> R
             ),
         });
     };
-    let starter = core.starter.clone();
-    let label = call.label();
-    match timeout(START_TIMEOUT, place.spawn(move || starter.start(id, call))).await {
+    let (starter, masking) = (core.starter.clone(), masking.clone());
+    match timeout(START_TIMEOUT, place.spawn(move || starter.start(id, call, masking))).await {
         Ok(Ok(started)) => started,
         Ok(Err(_)) => {
             Err(ErrorKind::Lost { reason: "preparing the call panicked; nothing was started".into() })
         }
         Err(_) => Err(ErrorKind::Spawn {
             step: tool_sandbox::LaunchStep::Exec,
-            subject: label,
+            subject: label.into(),
             errno: nix::errno::Errno::ETIMEDOUT as i32,
             hint: format!(
                 "it could not be loaded within {START_TIMEOUT:?}; is it on a network mount that does not answer?"

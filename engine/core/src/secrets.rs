@@ -2,9 +2,9 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use serde_json::{Map, Number, Value};
@@ -228,11 +228,17 @@ pub(crate) fn on_top<'a>(env: &'a [(String, String)], secrets: &[Secret]) -> Cow
 pub(crate) struct Masking(Option<Arc<Known>>);
 
 /// What the secrets of a call are known by.
-#[derive(Debug)]
 struct Known {
-    masks: Arc<Masks>,
+    /// Made when they are first asked for, which is off the runtime's own threads: for long secrets it takes its time.
+    masks: LazyLock<Arc<Masks>, Box<dyn FnOnce() -> Arc<Masks> + Send>>,
     /// Those that are numbers: a number that is parsed and written again may look otherwise.
     numbers: Vec<f64>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").finish_non_exhaustive()
+    }
 }
 
 impl Known {
@@ -250,13 +256,31 @@ fn same(one: f64, other: f64) -> bool {
 impl Masking {
     /// Of those that can be masked: the others are refused when the call is started.
     pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let secrets = sorted(secrets).0;
+        let secrets: Vec<Secret> = sorted(secrets).0.into_iter().cloned().collect();
         if secrets.is_empty() {
             return Self::default();
         }
-        let patterns: BTreeSet<_> = secrets.iter().copied().flat_map(Secret::forms).collect();
-        let numbers = secrets.iter().filter_map(|secret| secret.number()).collect();
-        Self(Some(Arc::new(Known { masks: Arc::new(Masks::new(&patterns)), numbers })))
+        let numbers = secrets.iter().filter_map(Secret::number).collect();
+        let make = move || Arc::new(Masks::new(&secrets.iter().flat_map(Secret::forms).collect()));
+        Self(Some(Arc::new(Known { masks: LazyLock::new(Box::new(make)), numbers })))
+    }
+
+    /// These, with those of a plan, ready to be used.
+    pub(crate) fn with(self, own: &[Secret], plan: &[Secret]) -> Self {
+        let all = if plan.is_empty() { self } else { Self::of(plan.iter().chain(own)) };
+        if let Some(known) = &all.0 {
+            LazyLock::force(&known.masks);
+        }
+        all
+    }
+
+    /// Masks the words of a call, `secrets` being those that are known here, without making anything that is not needed:
+    /// they hardly ever show one.
+    pub(crate) fn label(&self, secrets: &[Secret], label: &mut String) {
+        let shows = |form: Vec<u8>| memchr::memmem::find(label.as_bytes(), &form).is_some();
+        if self.0.is_some() && sorted(secrets).0.into_iter().flat_map(Secret::forms).any(shows) {
+            self.text(label);
+        }
     }
 
     /// A masker for a stream; `None` when there is nothing to be masked.

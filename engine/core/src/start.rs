@@ -80,12 +80,13 @@ pub(crate) struct Watched {
 }
 
 impl Starter {
-    /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind.
-    pub(crate) fn start(&self, id: ExecutionId, call: Call) -> Result<Started, ErrorKind> {
+    /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind. `masking` is of the call's
+    /// own secrets.
+    pub(crate) fn start(&self, id: ExecutionId, call: Call, masking: Masking) -> Result<Started, ErrorKind> {
         secrets::check_call(&call.secrets, &call.env)?;
         let plan = self.resolve(&call)?;
         secrets::check_plan(&plan.secrets, &call.secrets)?;
-        let masking = Masking::of(plan.secrets.iter().chain(&call.secrets));
+        let masking = masking.with(&call.secrets, &plan.secrets);
         self.start_plan(id, call, plan, masking.clone()).map_err(|error| masking.error(error))
     }
 
