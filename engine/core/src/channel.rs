@@ -29,8 +29,8 @@ use crate::{
     error::{ProtocolFault, ToolError},
     events::{LogMessage, Progress},
     lane::{Job, Lane},
+    masking::Masking,
     plan::Declared,
-    secrets::Masking,
 };
 
 /// The version of the protocol that is spoken here.

@@ -19,9 +19,9 @@ use crate::{
     lane::Lane,
     life,
     limits::Limits,
+    masking::Masking,
     plan::Catalog,
     queue::Queue,
-    secrets::Masking,
     start::Starter,
     sweep::Sweeper,
 };

@@ -44,6 +44,7 @@ mod janitor;
 mod lane;
 mod life;
 mod limits;
+mod masker;
 mod masking;
 mod masks;
 mod outcome;

@@ -12,9 +12,9 @@ use crate::{
     error::{ErrorKind, ExecutionError},
     event_log::EventLog,
     execution::ExecutionId,
+    masking::Masking,
     report::Report,
     running::Running,
-    secrets::Masking,
     start::Started,
 };
 

@@ -1,307 +1,215 @@
-//! Secrets out of bytes: what is known is replaced, wherever it is cut.
-//!
-//! Every byte that belongs to an occurrence of a pattern is masked. Occurrences that overlap are one; so nothing of a
-//! secret is let out because another one begins in the middle of it.
+//! Masking of everything that is told of a call: streams, messages, values, errors, command lines.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
-use bytes::Bytes;
+use serde_json::{Map, Number, Value};
 
-use crate::masks::{Masks, State};
+use crate::{
+    error::{ErrorKind, ToolError},
+    events::{LogMessage, Progress},
+    masker::{MASK, StreamMasker, masked},
+    masks::Masks,
+    secrets::{Secret, sorted},
+};
 
-/// What stands for a secret. It says nothing of its length, and is shorter than any.
-pub(crate) const MASK: &str = "***";
+/// Masks the secrets of a call; does nothing, and costs nothing, when there are none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Masking(Option<Arc<Known>>);
 
-/// These bytes, masked; with `cut`, what they end with is masked too if a pattern begins with it.
-pub(crate) fn masked(masks: &Arc<Masks>, bytes: &[u8], cut: bool) -> Vec<u8> {
-    let mut masker = StreamMasker::new(Arc::clone(masks));
-    let mut out = masker.push(Bytes::copy_from_slice(bytes)).to_vec();
-    out.extend_from_slice(&masker.finish(cut));
-    out
+/// What the secrets of a call are known by.
+struct Known {
+    /// Made when they are first asked for, which is off the runtime's own threads: for long secrets it takes its time.
+    masks: LazyLock<Arc<Masks>, Box<dyn FnOnce() -> Arc<Masks> + Send>>,
+    /// Those that are numbers: a number that is parsed and written again may look otherwise.
+    numbers: Vec<f64>,
 }
 
-/// Masks a stream that comes in pieces. Holds back only what may be the beginning of a pattern.
-#[derive(Debug)]
-pub(crate) struct StreamMasker {
-    masks: Arc<Masks>,
-    state: State,
-    /// The end of what came in, which is not decided yet.
-    held: Vec<u8>,
-    /// How much of its beginning was let out as it is: see [`let_go`](Self::let_go).
-    gone: usize,
-    /// What of it belongs to an occurrence: in order, without overlap.
-    covers: Vec<Cover>,
-}
-
-/// Bytes of which nothing is let out.
-#[derive(Debug, Clone, Copy)]
-struct Cover {
-    start: usize,
-    end: usize,
-    /// The mask was let out already.
-    told: bool,
-}
-
-impl StreamMasker {
-    pub(crate) fn new(masks: Arc<Masks>) -> Self {
-        Self { masks, state: State::START, held: Vec::new(), gone: 0, covers: Vec::new() }
-    }
-
-    /// Takes a piece in, and lets out what is decided. One in which there is nothing is not copied.
-    pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
-        let Self { masks, held, covers, .. } = self;
-        let begin = held.len();
-        self.state = masks.scan(self.state, &piece, |end, length| {
-            cover(covers, begin + end - length, begin + end);
-        });
-        let decided = begin + piece.len() - masks.hold(self.state);
-        self.let_out(piece, decided)
-    }
-
-    /// Whether [`let_go`](Self::let_go) would let anything out.
-    pub(crate) fn can_let_go(&self) -> bool {
-        self.covers.is_empty() && self.held.len() > self.gone && self.held.len() <= self.masks.let_go()
-    }
-
-    /// Lets out what is held back, when it is so little that it is probably no secret's beginning, and tells too little of
-    /// it if it is: at most three bytes, and at most a quarter of the shortest pattern. For when the tool has fallen
-    /// silent after them: it may have written a prompt, and wait for an answer.
-    ///
-    /// If it is one's beginning after all, the rest is masked when it comes. More is never let out, however long it takes:
-    /// a slow writer would give the whole of it away.
-    pub(crate) fn let_go(&mut self) -> Bytes {
-        if !self.can_let_go() {
-            return Bytes::new();
-        }
-        let gone = std::mem::replace(&mut self.gone, self.held.len());
-        Bytes::copy_from_slice(&self.held[gone..])
-    }
-
-    /// Lets out the rest. With `cut`, the stream was cut off, and what may be the beginning of a pattern is taken for one.
-    pub(crate) fn finish(mut self, cut: bool) -> Bytes {
-        if cut && !self.held.is_empty() {
-            cover(&mut self.covers, 0, self.held.len());
-        }
-        let all = self.held.len();
-        self.let_out(Bytes::new(), all)
-    }
-
-    /// Lets out the first `decided` bytes of what is held and the piece behind it: no occurrence that is still to come
-    /// begins before them. Holds the rest.
-    fn let_out(&mut self, piece: Bytes, decided: usize) -> Bytes {
-        let before = self.held.len();
-        if before == 0 && self.covers.is_empty() {
-            self.held.extend_from_slice(&piece[decided..]);
-            return piece.slice(..decided);
-        }
-        let mut out = Vec::with_capacity(decided + MASK.len());
-        let mut from = self.gone.min(decided);
-        let mut open = Vec::new();
-        for cover in self.covers.drain(..) {
-            if cover.start < decided {
-                append(&mut out, &self.held, &piece, from, cover.start);
-                if !cover.told {
-                    out.extend_from_slice(MASK.as_bytes());
-                }
-                from = from.max(cover.end.min(decided));
-            }
-            if cover.end > decided {
-                open.push(Cover {
-                    start: cover.start.saturating_sub(decided),
-                    end: cover.end - decided,
-                    told: cover.told || cover.start < decided,
-                });
-            }
-        }
-        append(&mut out, &self.held, &piece, from, decided);
-        self.covers = open;
-        self.gone = self.gone.saturating_sub(decided);
-        self.held.drain(..decided.min(before));
-        self.held.extend_from_slice(&piece[decided.saturating_sub(before)..]);
-        out.into()
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").finish_non_exhaustive()
     }
 }
 
-/// Adds the bytes between these places of what is held and the piece behind it.
-fn append(out: &mut Vec<u8>, held: &[u8], piece: &[u8], from: usize, to: usize) {
-    if from < to {
-        out.extend_from_slice(&held[from.min(held.len())..to.min(held.len())]);
-        out.extend_from_slice(&piece[from.saturating_sub(held.len())..to.saturating_sub(held.len())]);
+impl Known {
+    fn shows(&self, number: &Number) -> bool {
+        self.masks.occur_in(number.to_string().as_bytes())
+            || number.as_f64().is_some_and(|number| self.numbers.iter().any(|known| same(number, *known)))
     }
 }
 
-/// Marks these bytes, and with them what they overlap. `end` never goes back.
-fn cover(covers: &mut Vec<Cover>, mut start: usize, end: usize) {
-    let mut told = false;
-    while let Some(last) = covers.last().copied().filter(|last| last.end > start) {
-        start = start.min(last.start);
-        told |= last.told;
-        covers.pop();
-    }
-    covers.push(Cover { start, end, told });
+/// Whether these are the same number, but for the last digits of its binary form, in which parsers differ.
+fn same(one: f64, other: f64) -> bool {
+    (one - other).abs() <= other.abs() * 2.0 * f64::EPSILON
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn masks(patterns: &[&[u8]]) -> Arc<Masks> {
-        Arc::new(Masks::new(&patterns.iter().map(|pattern| pattern.to_vec()).collect()))
-    }
-
-    /// What is let out for each piece, and at the end.
-    fn pieces(masks: &Arc<Masks>, pieces: &[&[u8]]) -> Vec<String> {
-        let mut masker = StreamMasker::new(Arc::clone(masks));
-        let mut out: Vec<_> = pieces.iter().map(|piece| masker.push(Bytes::copy_from_slice(piece))).collect();
-        out.push(masker.finish(false));
-        out.iter().map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect()
-    }
-
-    /// The same, of the whole input at once, in the plainest way.
-    fn reference(patterns: &BTreeSet<Vec<u8>>, all: &[u8]) -> Vec<u8> {
-        let mut found: Vec<(usize, usize)> = Vec::new();
-        for start in 0..all.len() {
-            let longest =
-                patterns.iter().filter(|pattern| all[start..].starts_with(pattern)).map(Vec::len).max();
-            let Some(end) = longest.map(|length| start + length) else { continue };
-            match found.last_mut() {
-                Some(last) if last.1 > start => last.1 = last.1.max(end),
-                _ => found.push((start, end)),
-            }
+impl Masking {
+    /// Of those that can be masked: the others are refused when the call is started.
+    pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let secrets: Vec<Secret> = sorted(secrets).0.into_iter().cloned().collect();
+        if secrets.is_empty() {
+            return Self::default();
         }
-        let (mut out, mut from) = (Vec::new(), 0);
-        for (start, end) in found {
-            out.extend_from_slice(&all[from..start]);
-            out.extend_from_slice(MASK.as_bytes());
-            from = end;
-        }
-        out.extend_from_slice(&all[from..]);
-        out
+        let numbers = secrets.iter().filter_map(Secret::number).collect();
+        let make = move || Arc::new(Masks::new(&secrets.iter().flat_map(Secret::forms).collect()));
+        Self(Some(Arc::new(Known { masks: LazyLock::new(Box::new(make)), numbers })))
     }
 
-    fn letters(length: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(b'a'..=b'c', length)
+    /// These, with those of a plan, ready to be used.
+    pub(crate) fn with(self, own: &[Secret], plan: &[Secret]) -> Self {
+        let all = if plan.is_empty() { self } else { Self::of(plan.iter().chain(own)) };
+        if let Some(known) = &all.0 {
+            LazyLock::force(&known.masks);
+        }
+        all
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1024))]
-        #[test]
-        fn however_it_is_cut_it_is_as_the_whole(
-            patterns in prop::collection::btree_set(letters(1..6), 1..5),
-            input in prop::collection::vec(letters(0..8), 0..16),
-            prefix in 1usize..7,
-        ) {
-            let masks = Arc::new(Masks::with_prefix(&patterns, prefix));
-            let expected = reference(&patterns, &input.concat());
-            prop_assert_eq!(masked(&masks, &input.concat(), false), &expected[..]);
-            let mut masker = StreamMasker::new(masks);
-            let mut out = Vec::new();
-            for piece in input {
-                out.extend_from_slice(&masker.push(piece.into()));
-                // What is held back is the beginning of a pattern, and not a whole one that nothing can be added to.
-                let held = &masker.held;
-                prop_assert!(held.is_empty() || patterns.iter().any(|pattern| pattern.len() > held.len() && pattern.starts_with(held)));
-            }
-            out.extend_from_slice(&masker.finish(false));
-            prop_assert_eq!(out, expected);
-        }
-
-        #[test]
-        fn nothing_is_changed_where_nothing_occurs(input in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..20)) {
-            let mut masker = StreamMasker::new(masks(&[b"a secret that nobody guesses"]));
-            let mut out = Vec::new();
-            for piece in &input {
-                out.extend_from_slice(&masker.push(Bytes::copy_from_slice(piece)));
-            }
-            out.extend_from_slice(&masker.finish(false));
-            prop_assert_eq!(out, input.concat());
+    /// Masks the words of a call, `secrets` being those that are known here, without making anything that is not needed:
+    /// they hardly ever show one.
+    pub(crate) fn label(&self, secrets: &[Secret], label: &mut String) {
+        let shows = |form: Vec<u8>| memchr::memmem::find(label.as_bytes(), &form).is_some();
+        if self.0.is_some() && sorted(secrets).0.into_iter().flat_map(Secret::forms).any(shows) {
+            self.text(label);
         }
     }
 
-    #[test]
-    fn only_a_beginning_is_held_back_and_let_out_at_the_end() {
-        let masks = masks(&[b"secret"]);
-        assert_eq!(pieces(&masks, &[b"a sec", b"ond", b" secre"]), ["a ", "second", " ", "secre"]);
-        assert_eq!(
-            pieces(&masks, &[b"s", b"e", b"c", b"r", b"e", b"t", b"s"]),
-            ["", "", "", "", "", "***", "", "s"]
-        );
-        assert_eq!(masked(&masks, b"cut off: secr", true), b"cut off: ***");
-        assert_eq!(masked(&masks, b"cut off: x", true), b"cut off: x");
+    /// A masker for a stream; `None` when there is nothing to be masked.
+    pub(crate) fn stream(&self) -> Option<StreamMasker> {
+        self.0.as_ref().map(|known| StreamMasker::new(Arc::clone(&known.masks)))
     }
 
-    #[test]
-    fn occurrences_that_overlap_are_one() {
-        assert_eq!(masked(&masks(&[b"abcd", b"cdef"]), b"xabcdefx", false), b"x***x");
-        assert_eq!(masked(&masks(&[b"abab"]), b"ababab", false), b"***");
-        assert_eq!(masked(&masks(&[b"abcd"]), b"abcdabcd", false), b"******");
-        assert_eq!(masked(&masks(&[b"bc", b"abcd"]), b"abcx", false), b"a***x");
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
-    #[test]
-    fn a_few_bytes_are_let_go_and_no_more() {
-        let masks = masks(&[b"secret-of-18-bytes"]);
-        let mut masker = StreamMasker::new(masks);
-        let mut push = |piece: &'static [u8]| {
-            let decided = masker.push(Bytes::from_static(piece));
-            let can = masker.can_let_go();
-            let gone = masker.let_go();
-            assert_eq!(can, !gone.is_empty());
-            assert!(masker.let_go().is_empty(), "they are out once");
-            [decided, gone].map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
-        };
-        assert_eq!(push(b"continue? yes"), ["continue? ye", "s"]);
-        assert_eq!(push(b"e"), ["", "e"]);
-        assert_eq!(push(b"c"), ["", "c"]);
-        assert_eq!(push(b"r"), ["", ""]);
-        assert_eq!(push(b"et-of-18-bytes; s"), ["***; ", "s"]);
-        // What is let go is not let out again, whether or not it goes on.
-        assert_eq!(push(b"ecx"), ["ecx", ""]);
-        assert_eq!(push(b"ses"), ["se", "s"]);
-        assert_eq!(push(b"x"), ["x", ""]);
-        assert_eq!(push(b"sec"), ["", "sec"]);
-        assert!(masker.finish(false).is_empty());
+    /// A line, masked.
+    pub(crate) fn line<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match &self.0 {
+            Some(known) if known.masks.occur_in(bytes) => masked(&known.masks, bytes, false).into(),
+            _ => bytes.into(),
+        }
     }
 
-    #[test]
-    fn of_a_short_one_a_quarter_is_let_go() {
-        for (pattern, most) in [(&b"abcd"[..], 1), (b"abcdefgh", 2), (b"abcdefghijkl", 3), (&[b'x'; 1000], 3)]
+    /// Masks a text.
+    pub(crate) fn text(&self, text: &mut String) {
+        if let Some(known) = &self.0
+            && known.masks.occur_in(text.as_bytes())
         {
-            for length in 1..pattern.len() {
-                let mut masker = StreamMasker::new(masks(&[pattern]));
-                assert!(masker.push(Bytes::copy_from_slice(&pattern[..length])).is_empty());
-                assert_eq!(masker.can_let_go(), length <= most, "{length} of {}", pattern.len());
+            *text = lossy(masked(&known.masks, text.as_bytes(), false));
+        }
+    }
+
+    /// Masks a command line as it is found in a [`Residue`](tool_sandbox::Residue), where its end may be cut off.
+    pub(crate) fn command(&self, command: &mut String) {
+        let Some(known) = &self.0 else { return };
+        // Cut by a mark that says so, or, in brackets, by the kernel.
+        let (text, end) = match command.char_indices().next_back() {
+            Some((cut, last @ ('…' | ']'))) => (&command[..cut], last.to_string()),
+            _ => (&command[..], String::new()),
+        };
+        let mut shown = lossy(masked(&known.masks, text.as_bytes(), !end.is_empty()));
+        shown.push_str(&end);
+        *command = shown;
+    }
+
+    /// Masks every text in a value, every name of a field, and every number that shows a secret. A name that is the same
+    /// as another one then gets another `*`.
+    pub(crate) fn value(&self, value: &mut Value) {
+        let Some(known) = &self.0 else { return };
+        match value {
+            Value::String(text) => self.text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
+            Value::Object(fields) => {
+                if fields.keys().any(|name| known.masks.occur_in(name.as_bytes())) {
+                    *fields = self.names(std::mem::take(fields));
+                }
+                fields.values_mut().for_each(|item| self.value(item));
             }
+            Value::Number(number) => {
+                if known.shows(number) {
+                    *value = MASK.into();
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
         }
     }
 
-    #[test]
-    fn the_longest_secrets_and_very_many_are_found() {
-        let long: Vec<u8> = (0..64 << 10).map(|n: u32| b'!' + (n.wrapping_mul(n) >> 7) as u8 % 90).collect();
-        let many: Vec<Vec<u8>> = (0..1000).map(|n| format!("{n:04} is one of them").into_bytes()).collect();
-        let patterns = many.iter().cloned().chain([long.clone()]).collect();
-        let masks = Arc::new(Masks::new(&patterns));
-        let mut text = [&long[..100], &long, b" 0017 is one of", b" 0017 is one of them."].concat();
-        text.extend_from_slice(&long[..long.len() - 1]);
-        let expected = [&long[..100], b"*** 0017 is one of ***.", &long[..long.len() - 1]].concat();
-        for size in [1, 1000, 65536, text.len()] {
-            let mut masker = StreamMasker::new(Arc::clone(&masks));
-            let pieces = text.chunks(size);
-            let mut out: Vec<u8> =
-                pieces.flat_map(|piece| masker.push(Bytes::copy_from_slice(piece)).to_vec()).collect();
-            out.extend_from_slice(&masker.finish(false));
-            assert!(out == expected, "in pieces of {size}");
+    fn names(&self, fields: Map<String, Value>) -> Map<String, Value> {
+        let mut renamed = Map::with_capacity(fields.len());
+        for (mut name, value) in fields {
+            self.text(&mut name);
+            while renamed.contains_key(&name) {
+                name.push('*');
+            }
+            renamed.insert(name, value);
         }
+        renamed
     }
 
-    #[test]
-    fn debug_output_shows_no_pattern() {
-        let mut masker = StreamMasker::new(masks(&[b"secret"]));
-        masker.push(Bytes::from_static(b"a longer text"));
-        assert_eq!(format!("{:?}", masker.masks), "Masks { .. }");
+    pub(crate) fn progress(&self, progress: &mut Progress) {
+        let Some(known) = &self.0 else { return };
+        let Progress { fraction, message, data } = progress;
+        if fraction.and_then(Number::from_f64).is_some_and(|number| known.shows(&number)) {
+            *fraction = None;
+        }
+        self.optional(message);
+        self.optional_value(data);
     }
+
+    pub(crate) fn log(&self, log: &mut LogMessage) {
+        let LogMessage { level, message, data } = log;
+        self.text(level);
+        self.text(message);
+        self.optional_value(data);
+    }
+
+    pub(crate) fn tool_error(&self, error: &mut ToolError) {
+        let ToolError { phase: _, name, message, stack, data } = error;
+        self.text(name);
+        self.text(message);
+        self.optional(stack);
+        self.optional_value(data);
+    }
+
+    fn optional(&self, text: &mut Option<String>) {
+        text.iter_mut().for_each(|text| self.text(text));
+    }
+
+    fn optional_value(&self, value: &mut Option<Value>) {
+        value.iter_mut().for_each(|value| self.value(value));
+    }
+
+    /// An error, masked. What has been masked already stays as it is.
+    pub(crate) fn error(&self, mut error: ErrorKind) -> ErrorKind {
+        if self.0.is_none() {
+            return error;
+        }
+        match &mut error {
+            ErrorKind::Tool(error) => self.tool_error(error),
+            ErrorKind::Invalid { subject, message, hint } => {
+                [subject, message, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Protocol { fault: _, excerpt } => self.text(excerpt),
+            ErrorKind::Lost { reason } | ErrorKind::Busy { reason } => self.text(reason),
+            ErrorKind::Sandbox { missing, hint } => {
+                [missing, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Spawn { step: _, subject, errno: _, hint } => {
+                [subject, hint].into_iter().for_each(|text| self.text(text));
+            }
+            ErrorKind::Canceled { by: _, reason } => self.optional(reason),
+            ErrorKind::Process { status: _ }
+            | ErrorKind::Limit { limit: _ }
+            | ErrorKind::Timeout { clock: _, after: _ } => {}
+        }
+        error
+    }
+}
+
+/// Patterns are texts, so what is left between them is text.
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

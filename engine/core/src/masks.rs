@@ -19,7 +19,7 @@ const PREFIX: usize = 8;
 const MOST_PACKED: usize = 64;
 
 /// The most bytes of a pattern's beginning that are let out when the tool falls silent after them, and at most a quarter
-/// of it: see [`StreamMasker::let_go`](crate::masking::StreamMasker::let_go).
+/// of it: see [`StreamMasker::let_go`](crate::masker::StreamMasker::let_go).
 const MOST_LET_GO: usize = 3;
 
 /// Everything that is to be masked, ready to be looked for.

@@ -11,9 +11,9 @@ use crate::{
     error::{Clock, ErrorKind, Limit, ProtocolFault, ToolError, reaped_by_others},
     lane::{Lane, Unfinished},
     limits::Settled,
+    masking::Masking,
     plan::{Declared, Protocol},
     report::Stream,
-    secrets::Masking,
     start::{Terms, stdio_value},
     streams::Finish,
 };

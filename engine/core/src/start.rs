@@ -25,9 +25,10 @@ use crate::{
     janitor::{Janitor, Leader},
     lane::Lane,
     limits::{Limits, Overflow, Settled},
+    masking::Masking,
     plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Plan, Protocol},
     report::Stream,
-    secrets::{self, Masking},
+    secrets,
     streams::{Input, Output, Streams},
 };
 

@@ -3,45 +3,29 @@
 //! step is dropped half-way. Nothing here waits for a consumer (but see [`Call::back_pressure`](crate::Call::back_pressure)).
 
 use std::{
-    future::Future,
-    io::ErrorKind::WouldBlock,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    pipe::fcntl_getpipe_size,
-};
 use serde_json::Value;
-use tokio::{
-    net::unix::pipe,
-    task::coop::consume_budget,
-    time::{Sleep, sleep},
-};
+use tokio::task::coop::consume_budget;
 
 use crate::{
     capture::{Capture, Captured},
-    channel::{self, Message, Received, Reply},
+    channel::Reply,
     error::{ProtocolFault, ToolError},
     event_log::EventLog,
-    events::{Chunk, EventKind},
-    masking::StreamMasker,
     plan::Declared,
     report::Stream,
-    secrets::Masking,
 };
 
-/// How much is read at once: what a pipe holds by default (pipe(7)).
-const CHUNK: usize = 64 << 10;
+mod input;
+mod output;
+mod worker;
 
-/// How long a tool is silent before a few bytes that may be a secret's beginning are taken for the end of a prompt: see
-/// [`StreamMasker::let_go`].
-const QUIET: Duration = Duration::from_secs(1);
+pub(crate) use input::Input;
+pub(crate) use output::Output;
+use worker::{Gate, WorkerChannel};
 
 /// What a step came to.
 #[derive(Debug, Default)]
@@ -75,30 +59,6 @@ pub(crate) struct Streams {
     written: u64,
 }
 
-#[derive(Debug)]
-struct WorkerChannel {
-    reply: Reply,
-    /// Waits for the worker to be ready.
-    call: Option<Input>,
-    gate: Gate,
-    finished: bool,
-    open: bool,
-    discarded: u64,
-}
-
-/// Between the worker and its call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    /// The worker is not ready.
-    Shut,
-    /// The same; when it is, what the tool declares is to be looked at.
-    Inspecting,
-    /// That is being done.
-    Held,
-    /// The call goes out.
-    Open,
-}
-
 impl Streams {
     pub(crate) fn new(stdout: Output, stderr: Output, stdin: Option<Input>, log: Arc<EventLog>) -> Self {
         Self { stdout, stderr, stdin, channel: None, log, written: 0 }
@@ -106,14 +66,7 @@ impl Streams {
 
     /// `hold`: whether the call waits for [`release_call`](Self::release_call) when the tool declares something.
     pub(crate) fn with_channel(mut self, reply: Reply, call: Input, hold: bool) -> Self {
-        self.channel = Some(WorkerChannel {
-            reply,
-            call: Some(call),
-            gate: if hold { Gate::Inspecting } else { Gate::Shut },
-            finished: false,
-            open: true,
-            discarded: 0,
-        });
+        self.channel = Some(WorkerChannel::new(reply, call, hold));
         self
     }
 
@@ -249,290 +202,4 @@ pub(crate) struct Finished {
     pub(crate) written: u64,
     pub(crate) discarded: u64,
     pub(crate) first_garbage: String,
-}
-
-/// The reading side of stdout or stderr.
-#[derive(Debug)]
-pub(crate) struct Output {
-    stream: Stream,
-    /// `None` when it is at its end, or was closed.
-    pipe: Option<pipe::Receiver>,
-    /// Room to read into, made when there is something to read. What is read is shared, not copied.
-    room: BytesMut,
-    /// What is read goes through it first.
-    masker: Option<StreamMasker>,
-    /// Runs while what is held back need not wait for ever.
-    quiet: Option<Pin<Box<Sleep>>>,
-    /// How much was read.
-    read: u64,
-    capture: Capture,
-    /// A second one, of what was read before it was masked.
-    raw: Option<Capture>,
-    /// The bytes after which the call ends.
-    fail_after: Option<u64>,
-}
-
-impl Output {
-    /// `keep`: the bytes to capture. `fail_after`: the bytes after which the call ends.
-    pub(crate) fn new(stream: Stream, pipe: pipe::Receiver, keep: u64, fail_after: Option<u64>) -> Self {
-        Self {
-            stream,
-            pipe: Some(pipe),
-            room: BytesMut::new(),
-            masker: None,
-            quiet: None,
-            read: 0,
-            capture: Capture::new(keep),
-            raw: None,
-            fail_after,
-        }
-    }
-
-    /// Masks what is read before anybody sees it.
-    pub(crate) fn masked(mut self, masking: &Masking) -> Self {
-        self.masker = masking.stream();
-        self
-    }
-
-    /// Keeps `keep` bytes as they were, too, if they are masked: a value is parsed from that. A mask in the middle of it
-    /// could make JSON unreadable, and what is escaped in a way of its own is only found when it is parsed.
-    pub(crate) fn raw_too(mut self, keep: u64) -> Self {
-        self.raw = self.masker.is_some().then(|| Capture::new(keep));
-        self
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
-        loop {
-            let Some(pipe) = &self.pipe else { return Poll::Pending };
-            let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return self.poll_quiet(cx, log) };
-            let read = match ready {
-                Ok(()) => {
-                    if self.room.capacity() < CHUNK / 4 {
-                        self.room = BytesMut::with_capacity(CHUNK);
-                    }
-                    pipe.try_read_buf(&mut self.room)
-                }
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok(0) => self.at_end(log),
-                Ok(read) => {
-                    self.keep(log);
-                    return Poll::Ready(read as u64);
-                }
-                Err(error) if error.kind() == WouldBlock => continue,
-                Err(error) => {
-                    tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
-                    self.at_end(log);
-                }
-            }
-            return Poll::Ready(0);
-        }
-    }
-
-    fn keep(&mut self, log: &EventLog) {
-        let chunk: Bytes = self.room.split().freeze();
-        self.read += chunk.len() as u64;
-        if let Some(raw) = &mut self.raw {
-            raw.push(chunk.clone());
-        }
-        match &mut self.masker {
-            None => self.tell(chunk, log),
-            Some(masker) => {
-                self.quiet = None;
-                let decided = masker.push(chunk);
-                self.tell(decided, log);
-            }
-        }
-    }
-
-    /// The tool has fallen silent. Ready when something that was held back was told.
-    fn poll_quiet(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
-        let Some(masker) = self.masker.as_mut().filter(|masker| masker.can_let_go()) else {
-            return Poll::Pending;
-        };
-        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
-        std::task::ready!(quiet.as_mut().poll(cx));
-        self.quiet = None;
-        let gone = masker.let_go();
-        self.tell(gone, log);
-        Poll::Ready(0)
-    }
-
-    fn at_end(&mut self, log: &EventLog) {
-        self.pipe = None;
-        if let Some(masker) = self.masker.take() {
-            self.tell(masker.finish(false), log);
-        }
-    }
-
-    fn tell(&mut self, chunk: Bytes, log: &EventLog) {
-        if chunk.is_empty() {
-            return;
-        }
-        self.capture.push(chunk.clone());
-        log.append(match self.stream {
-            Stream::Stdout => EventKind::Stdout(Chunk(chunk)),
-            Stream::Stderr => EventKind::Stderr(Chunk(chunk)),
-        });
-    }
-
-    /// Counts what the tool wrote: that a secret is shorter when it is masked does not allow it to write more.
-    fn overflowed(&self) -> bool {
-        self.fail_after.is_some_and(|limit| self.read > limit)
-    }
-
-    /// Reads what is there, at most what the pipe can hold, without asking the event loop, and closes. Whether somebody
-    /// still held the other end.
-    fn close(&mut self, log: &EventLog) -> bool {
-        let held = self.read_rest(log);
-        self.at_end(log);
-        held
-    }
-
-    fn read_rest(&mut self, log: &EventLog) -> bool {
-        let Some(pipe) = self.pipe.take() else { return false };
-        let mut left = fcntl_getpipe_size(&pipe).unwrap_or(CHUNK);
-        loop {
-            self.room.resize(left.min(CHUNK), 0);
-            match rustix::io::read(&pipe, &mut self.room[..]) {
-                Ok(0) => return false,
-                Ok(read) => {
-                    self.room.truncate(read);
-                    self.keep(log);
-                    left -= read;
-                }
-                Err(Errno::INTR) => {}
-                Err(_) => return true,
-            }
-            if left == 0 {
-                // Full to the brim is not held.
-                return !hung_up(&pipe);
-            }
-        }
-    }
-}
-
-/// Whether nobody holds the other end any more.
-fn hung_up(pipe: &pipe::Receiver) -> bool {
-    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
-    let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
-}
-
-/// The writing side of stdin, or of a worker's channel.
-#[derive(Debug)]
-pub(crate) struct Input {
-    pipe: pipe::Sender,
-    data: Bytes,
-}
-
-impl Input {
-    pub(crate) fn new(pipe: pipe::Sender, data: Bytes) -> Self {
-        Self { pipe, data }
-    }
-
-    fn is_done(&self) -> bool {
-        self.data.is_empty()
-    }
-
-    /// That the tool does not want its input is no error: then there is nothing left to write.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
-        if self.data.is_empty() {
-            return Poll::Ready(0);
-        }
-        loop {
-            let written = match std::task::ready!(self.pipe.poll_write_ready(cx)) {
-                Ok(()) => self.pipe.try_write(&self.data),
-                Err(error) => Err(error),
-            };
-            match written {
-                Ok(written) => {
-                    self.data.advance(written);
-                    return Poll::Ready(written as u64);
-                }
-                Err(error) if error.kind() == WouldBlock => {}
-                Err(_) => {
-                    self.data.clear();
-                    return Poll::Ready(0);
-                }
-            }
-        }
-    }
-}
-
-impl WorkerChannel {
-    /// Whether anything was moved. Nothing is read while there is no room for it.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        room: bool,
-        log: &EventLog,
-        step: &mut Step,
-        bytes_in: &mut u64,
-    ) -> bool {
-        let mut moved = false;
-        if self.gate == Gate::Open
-            && let Some(call) = &mut self.call
-            && let Poll::Ready(written) = call.poll(cx)
-        {
-            moved = true;
-            *bytes_in += written;
-            if call.is_done() {
-                self.call = None;
-            }
-        }
-        if self.open
-            && room
-            && let Poll::Ready(received) = self.reply.poll(cx)
-        {
-            moved = true;
-            self.open = self.take(received, log, step);
-        }
-        moved
-    }
-
-    /// Acts on what was received. Whether there can be more.
-    fn take(&mut self, received: Received, log: &EventLog, step: &mut Step) -> bool {
-        let message = match received {
-            Received::Message(message) => message,
-            Received::Garbage => {
-                self.discarded += 1;
-                return true;
-            }
-            Received::Fault(fault) => {
-                if !self.finished {
-                    step.finish = Some(Finish::Fault(fault));
-                }
-                self.finished = true;
-                return false;
-            }
-            Received::End => return false,
-        };
-        step.activity = true;
-        match message {
-            Message::Log(message) => log.append(EventKind::Log(message)),
-            _ if self.finished => self.discarded += 1,
-            Message::Hello { protocol } => {
-                step.hello = true;
-                if protocol != channel::VERSION {
-                    step.finish = Some(Finish::Fault(ProtocolFault::Version));
-                }
-            }
-            Message::Ready(declared) => match self.gate {
-                Gate::Inspecting if !declared.is_empty() => {
-                    self.gate = Gate::Held;
-                    step.declared = Some(declared);
-                }
-                Gate::Shut | Gate::Inspecting => self.gate = Gate::Open,
-                // It says so a second time.
-                Gate::Held | Gate::Open => self.discarded += 1,
-            },
-            Message::Progress(progress) => log.append(EventKind::Progress(progress)),
-            Message::Result { value } => step.finish = Some(Finish::Result(Ok(value))),
-            Message::Error(error) => step.finish = Some(Finish::Result(Err(error))),
-        }
-        self.finished |= step.finish.is_some();
-        true
-    }
 }

@@ -1,0 +1,205 @@
+//! What a tool writes: read, masked, kept and told.
+
+use std::{
+    future::Future,
+    io::ErrorKind::WouldBlock,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    pipe::fcntl_getpipe_size,
+};
+use tokio::{
+    net::unix::pipe,
+    time::{Sleep, sleep},
+};
+
+use crate::{
+    capture::Capture,
+    event_log::EventLog,
+    events::{Chunk, EventKind},
+    masker::StreamMasker,
+    masking::Masking,
+    report::Stream,
+};
+
+/// How much is read at once: what a pipe holds by default (pipe(7)).
+const CHUNK: usize = 64 << 10;
+
+/// How long a tool is silent before a few bytes that may be a secret's beginning are taken for the end of a prompt: see
+/// [`StreamMasker::let_go`].
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The reading side of stdout or stderr.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(super) stream: Stream,
+    /// `None` when it is at its end, or was closed.
+    pub(super) pipe: Option<pipe::Receiver>,
+    /// Room to read into, made when there is something to read. What is read is shared, not copied.
+    room: BytesMut,
+    /// What is read goes through it first.
+    masker: Option<StreamMasker>,
+    /// Runs while what is held back need not wait for ever.
+    quiet: Option<Pin<Box<Sleep>>>,
+    /// How much was read.
+    pub(super) read: u64,
+    pub(super) capture: Capture,
+    /// A second one, of what was read before it was masked.
+    pub(super) raw: Option<Capture>,
+    /// The bytes after which the call ends.
+    fail_after: Option<u64>,
+}
+
+impl Output {
+    /// `keep`: the bytes to capture. `fail_after`: the bytes after which the call ends.
+    pub(crate) fn new(stream: Stream, pipe: pipe::Receiver, keep: u64, fail_after: Option<u64>) -> Self {
+        Self {
+            stream,
+            pipe: Some(pipe),
+            room: BytesMut::new(),
+            masker: None,
+            quiet: None,
+            read: 0,
+            capture: Capture::new(keep),
+            raw: None,
+            fail_after,
+        }
+    }
+
+    /// Masks what is read before anybody sees it.
+    pub(crate) fn masked(mut self, masking: &Masking) -> Self {
+        self.masker = masking.stream();
+        self
+    }
+
+    /// Keeps `keep` bytes as they were, too, if they are masked: a value is parsed from that. A mask in the middle of it
+    /// could make JSON unreadable, and what is escaped in a way of its own is only found when it is parsed.
+    pub(crate) fn raw_too(mut self, keep: u64) -> Self {
+        self.raw = self.masker.is_some().then(|| Capture::new(keep));
+        self
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
+        loop {
+            let Some(pipe) = &self.pipe else { return Poll::Pending };
+            let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return self.poll_quiet(cx, log) };
+            let read = match ready {
+                Ok(()) => {
+                    if self.room.capacity() < CHUNK / 4 {
+                        self.room = BytesMut::with_capacity(CHUNK);
+                    }
+                    pipe.try_read_buf(&mut self.room)
+                }
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(0) => self.at_end(log),
+                Ok(read) => {
+                    self.keep(log);
+                    return Poll::Ready(read as u64);
+                }
+                Err(error) if error.kind() == WouldBlock => continue,
+                Err(error) => {
+                    tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
+                    self.at_end(log);
+                }
+            }
+            return Poll::Ready(0);
+        }
+    }
+
+    fn keep(&mut self, log: &EventLog) {
+        let chunk: Bytes = self.room.split().freeze();
+        self.read += chunk.len() as u64;
+        if let Some(raw) = &mut self.raw {
+            raw.push(chunk.clone());
+        }
+        match &mut self.masker {
+            None => self.tell(chunk, log),
+            Some(masker) => {
+                self.quiet = None;
+                let decided = masker.push(chunk);
+                self.tell(decided, log);
+            }
+        }
+    }
+
+    /// The tool has fallen silent. Ready when something that was held back was told.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
+        let Some(masker) = self.masker.as_mut().filter(|masker| masker.can_let_go()) else {
+            return Poll::Pending;
+        };
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+        std::task::ready!(quiet.as_mut().poll(cx));
+        self.quiet = None;
+        let gone = masker.let_go();
+        self.tell(gone, log);
+        Poll::Ready(0)
+    }
+
+    fn at_end(&mut self, log: &EventLog) {
+        self.pipe = None;
+        if let Some(masker) = self.masker.take() {
+            self.tell(masker.finish(false), log);
+        }
+    }
+
+    fn tell(&mut self, chunk: Bytes, log: &EventLog) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.capture.push(chunk.clone());
+        log.append(match self.stream {
+            Stream::Stdout => EventKind::Stdout(Chunk(chunk)),
+            Stream::Stderr => EventKind::Stderr(Chunk(chunk)),
+        });
+    }
+
+    /// Counts what the tool wrote: that a secret is shorter when it is masked does not allow it to write more.
+    pub(super) fn overflowed(&self) -> bool {
+        self.fail_after.is_some_and(|limit| self.read > limit)
+    }
+
+    /// Reads what is there, at most what the pipe can hold, without asking the event loop, and closes. Whether somebody
+    /// still held the other end.
+    pub(super) fn close(&mut self, log: &EventLog) -> bool {
+        let held = self.read_rest(log);
+        self.at_end(log);
+        held
+    }
+
+    fn read_rest(&mut self, log: &EventLog) -> bool {
+        let Some(pipe) = self.pipe.take() else { return false };
+        let mut left = fcntl_getpipe_size(&pipe).unwrap_or(CHUNK);
+        loop {
+            self.room.resize(left.min(CHUNK), 0);
+            match rustix::io::read(&pipe, &mut self.room[..]) {
+                Ok(0) => return false,
+                Ok(read) => {
+                    self.room.truncate(read);
+                    self.keep(log);
+                    left -= read;
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return true,
+            }
+            if left == 0 {
+                // Full to the brim is not held.
+                return !hung_up(&pipe);
+            }
+        }
+    }
+}
+
+/// Whether nobody holds the other end any more.
+fn hung_up(pipe: &pipe::Receiver) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
