@@ -2,7 +2,7 @@
 
 use support::{assert_same, ended, failed, hostile, pattern, succeeded, wait_for_output, with_engine};
 use tempfile::TempDir;
-use tool_engine::{Call, ErrorKind, Limit, Limits, Overflow, Stream};
+use tool_engine::{Call, ErrorKind, EventKind, Limit, Limits, Overflow, Stdin, Stream};
 
 use crate::{TOKEN, all_told, assert_masked, plain, sh};
 
@@ -175,6 +175,90 @@ fn its_lines_and_its_escaped_forms_are_known() {
             echo 's3cr3t-t0k3n/with \"quotes\" s3cr3t-t0k3n%2Fwith%20%22quotes%22'"#;
         let report = succeeded(engine.start(sh(script).secret("KEY", key))).await;
         assert_eq!(report.stdout.text(), "***<***\n*** ***\n");
+    });
+}
+
+#[test]
+fn it_is_known_as_other_languages_write_it() {
+    // json.dumps of Python, json_encode of PHP, encoding/json of Go, Rust's and our own errors' quotes, a form.
+    let secret = "schlüssel/<&>\u{1f511}\u{200b} +\u{7f}é";
+    let forms = [
+        r#""schl\u00fcssel/<&>\ud83d\udd11\u200b +\u007f\u00e9""#,
+        &r#""schl\u00fcssel\/<&>\ud83d\udd11\u200b +DEL\u00e9""#.replace("DEL", "\u{7f}"),
+        "\"schlüssel/\\u003c\\u0026\\u003e\u{1f511}\u{200b} +\u{7f}é\"",
+        &format!("{secret:?}"),
+        "=schl%C3%BCssel%2F%3C%26%3E%F0%9F%94%91%E2%80%8B+%2B%7F%C3%A9&",
+        "=schl%c3%bcssel%2f%3c%26%3e%f0%9f%94%91%e2%80%8b%20%2b%7f%c3%a9&",
+    ];
+    with_engine(plain, |engine| async move {
+        for form in forms {
+            let call = Call::command(["cat"]).secret("KEY", secret);
+            let report = succeeded(engine.start(call.stdin(Stdin::Bytes(form.to_owned().into())))).await;
+            let (first, last) = (&form[..1], &form[form.len() - 1..]);
+            assert_eq!(report.stdout.text(), format!("{first}***{last}"), "{form}");
+        }
+    });
+}
+
+#[test]
+fn characters_of_many_bytes_are_not_harmed_where_they_are_cut() {
+    with_engine(plain, |engine| async move {
+        // Others begin as the secret's do, and each byte is a write of its own.
+        let text = "ä🔐ö 🔑schlüssel🔑 ü🔒";
+        let script = r#"$| = 1; syswrite STDOUT, $_ for split //, $ENV{TEXT}"#;
+        let call = Call::command(["perl", "-e", script]).env("TEXT", text).secret("KEY", "🔑schlüssel🔑");
+        let run = engine.start(call);
+        let events = run.events();
+        let end = ended(run).await;
+        assert!(!all_told(events, &end).contains("schl"));
+        assert_eq!(end.expect("it succeeds").stdout.text(), "ä🔐ö *** ü🔒");
+    });
+}
+
+#[test]
+fn the_longest_and_very_many_are_masked() {
+    with_engine(plain, |engine| async move {
+        let long: String = (0..64 << 10).map(|n: u32| char::from(b'!' + (n * n % 8191 % 90) as u8)).collect();
+        let call = sh(r#"printf '%s|%s|%s' "$LONG" "$LONG" "$TOKEN""#).secret("LONG", long.as_str());
+        assert_eq!(succeeded(engine.start(call)).await.stdout.text(), "***|***|***");
+
+        let value = |n: u32| format!("secret number {n:03}");
+        let call = (0..100).fold(Call::command(["cat"]), |call, n| call.secret(format!("S{n}"), value(n)));
+        let all: Vec<String> = (0..100).map(value).collect();
+        let call = call.stdin(Stdin::Bytes((all.join("\n") + "secret number 100").into()));
+        let report = succeeded(engine.start(call)).await;
+        assert_eq!(report.stdout.text(), ["***"; 100].join("\n") + "secret number 100");
+    });
+}
+
+#[test]
+fn several_that_overlap_and_begin_alike_leave_nothing_of_each_other() {
+    with_engine(plain, |engine| async move {
+        let call = Call::command(["printf", "abcd|abcdef|bcde|abcdefg-|cdefg|abcdabcd"])
+            .secret("SHORT", "abcd")
+            .secret("LONG", "abcdef")
+            .secret("LATE", "cdefg");
+        assert_eq!(succeeded(engine.start(call)).await.stdout.text(), "***|***|bcde|***-|***|******");
+    });
+}
+
+#[test]
+fn where_we_stop_listening_in_the_middle_of_it_its_beginning_is_masked() {
+    with_engine(plain, |engine| async move {
+        let limits = Limits { drain: Some(std::time::Duration::from_millis(100)), ..Limits::default() };
+        let run = engine.start(sh("echo ready; printf 'last: s3cr3t-t0k3n'; exec sleep 1000").limits(limits));
+        let mut events = run.events();
+        let Some(EventKind::Started { pid }) = events.next().await.map(|event| event.kind) else {
+            panic!("it did not start")
+        };
+        wait_for_output(&mut events, "last: ").await;
+        // Somebody out of reach, who may have been about to write the rest.
+        let pipe = std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/fd/1"));
+        run.cancel("now");
+        let error = run.await.expect_err("it was canceled");
+        assert!(error.report().pipe_held);
+        assert_eq!(error.report().stdout.text(), "ready\nlast: ***");
+        drop(pipe);
     });
 }
 

@@ -40,6 +40,7 @@ mod error;
 mod event_log;
 mod events;
 mod execution;
+mod forms;
 mod janitor;
 mod lane;
 mod life;

@@ -16,6 +16,9 @@ use crate::{
     secrets::{Secret, sorted},
 };
 
+/// Above this many bytes of secrets, only their most common forms are looked for.
+const ALL_FORMS: usize = 64 << 10;
+
 /// Masks the secrets of a call; does nothing, and costs nothing, when there are none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Masking(Option<Arc<Known>>);
@@ -54,7 +57,7 @@ impl Masking {
             return Self::default();
         }
         let numbers = secrets.iter().filter_map(Secret::number).collect();
-        let make = move || Arc::new(Masks::new(&secrets.iter().flat_map(Secret::forms).collect()));
+        let make = move || Arc::new(Masks::new(&patterns(secrets.iter()).collect()));
         Self(Some(Arc::new(Known { masks: LazyLock::new(Box::new(make)), numbers })))
     }
 
@@ -71,7 +74,7 @@ impl Masking {
     /// they hardly ever show one.
     pub(crate) fn label(&self, secrets: &[Secret], label: &mut String) {
         let shows = |form: Vec<u8>| memchr::memmem::find(label.as_bytes(), &form).is_some();
-        if self.0.is_some() && sorted(secrets).0.into_iter().flat_map(Secret::forms).any(shows) {
+        if self.0.is_some() && patterns(sorted(secrets).0.into_iter()).any(shows) {
             self.text(label);
         }
     }
@@ -207,6 +210,11 @@ impl Masking {
         }
         error
     }
+}
+
+fn patterns<'a>(secrets: impl Iterator<Item = &'a Secret> + Clone) -> impl Iterator<Item = Vec<u8>> {
+    let all = secrets.clone().map(Secret::len).sum::<usize>() <= ALL_FORMS;
+    secrets.flat_map(move |secret| secret.forms(all))
 }
 
 /// Patterns are texts, so what is left between them is text.

@@ -2,19 +2,15 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
-use serde_json::Value;
-
 use crate::{
     environment,
     error::{ErrorKind, invalid},
+    forms,
     masker::MASK,
 };
 
 /// Fewer bytes than this cannot be told from ordinary text.
 const SHORTEST: usize = 4;
-
-/// A line of a secret that has at least this many bytes is masked on its own, too.
-const SHORTEST_LINE: usize = 8;
 
 /// Of one secret, and of all of a call. More than that the kernel would not take in an environment (execve(2)).
 const LONGEST: usize = 64 << 10;
@@ -23,8 +19,8 @@ const LONGEST_TOGETHER: usize = 1 << 20;
 /// A value that a tool is given as an environment variable, and that is masked in everything that is told of the call.
 ///
 /// Instead of the value stands `***`: in captured output, in every event, in the report, in errors, and in the words of
-/// the engine's own tracing. It is found however it was cut by the tool's writes, also as it stands in JSON or in a URL
-/// (percent-encoded), without the space around it, and by any of its lines of at least 8 bytes. Every byte that belongs
+/// the engine's own tracing. It is found however it was cut by the tool's writes, also as it stands in JSON (as JavaScript,
+/// Python, PHP, Go and Rust write it) or in a URL (percent-encoded), without the space around it, and by any of its lines of at least 8 bytes. Every byte that belongs
 /// to an occurrence is masked; occurrences that overlap are one `***`.
 ///
 /// It is a protection against mistakes, not against a tool that wants to tell: a value that is written backwards, in
@@ -51,6 +47,11 @@ impl Secret {
     /// To be checked when the call is started.
     pub(crate) fn unchecked(name: String, value: String) -> Self {
         Self { name, value }
+    }
+
+    /// The length of its value in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.value.len()
     }
 
     /// The variable's name.
@@ -87,18 +88,9 @@ impl Secret {
         (number.to_string().len() >= SHORTEST).then_some(number)
     }
 
-    /// Everything that it is known by.
-    pub(crate) fn forms(&self) -> impl Iterator<Item = Vec<u8>> {
-        let lines = self.value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
-        [&self.value, self.value.trim()].into_iter().chain(lines).flat_map(|text| {
-            [
-                text.to_owned(),
-                in_json(text),
-                percent_encoded(text, b"-_.~"),
-                percent_encoded(text, b"-_.~!*'()"),
-            ]
-            .map(String::into_bytes)
-        })
+    /// What it is looked for by: see [`forms::of`].
+    pub(crate) fn forms(&self, all: bool) -> impl Iterator<Item = Vec<u8>> {
+        forms::of(&self.value, all)
     }
 }
 
@@ -106,26 +98,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// As it stands between the quotes of a JSON string.
-fn in_json(text: &str) -> String {
-    let quoted = Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].to_owned()
-}
-
-/// As in a URL: what is neither a letter, a digit nor in `plain` as a `%` and two digits (RFC 3986, and ECMAScript's
-/// `encodeURIComponent`, which leaves more as it is).
-fn percent_encoded(text: &str, plain: &[u8]) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 /// Checks what a call names as secrets, before anything else is said about it: a refused value is not masked.

@@ -99,7 +99,7 @@ impl Output {
                 Err(error) => Err(error),
             };
             match read {
-                Ok(0) => self.at_end(log),
+                Ok(0) => self.at_end(log, false),
                 Ok(read) => {
                     self.keep(log);
                     return Poll::Ready(read as u64);
@@ -107,7 +107,7 @@ impl Output {
                 Err(error) if error.kind() == WouldBlock => continue,
                 Err(error) => {
                     tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
-                    self.at_end(log);
+                    self.at_end(log, true);
                 }
             }
             return Poll::Ready(0);
@@ -143,10 +143,12 @@ impl Output {
         Poll::Ready(0)
     }
 
-    fn at_end(&mut self, log: &EventLog) {
+    /// `cut`: whether there might have been more to come.
+    fn at_end(&mut self, log: &EventLog, cut: bool) {
         self.pipe = None;
         if let Some(masker) = self.masker.take() {
-            self.tell(masker.finish(false), log);
+            let cut = cut && !masker.can_let_go();
+            self.tell(masker.finish(cut), log);
         }
     }
 
@@ -170,7 +172,7 @@ impl Output {
     /// still held the other end.
     pub(super) fn close(&mut self, log: &EventLog) -> bool {
         let held = self.read_rest(log);
-        self.at_end(log);
+        self.at_end(log, held);
         held
     }
 
