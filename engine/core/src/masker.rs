@@ -114,6 +114,11 @@ impl StreamMasker {
             }
         }
         append(&mut out, &self.held, &piece, from, decided);
+        // Whatever it goes on to be, it begins here: a tool that says no more is not waited for.
+        if let Some(first) = open.first_mut().filter(|first| first.start == 0 && !first.told) {
+            out.extend_from_slice(MASK.as_bytes());
+            first.told = true;
+        }
         self.covers = open;
         self.gone = self.gone.saturating_sub(decided);
         self.held.drain(..decided.min(before));
@@ -232,6 +237,15 @@ mod tests {
         );
         assert_eq!(masked(&masks, b"cut off: secr", true), b"cut off: ***");
         assert_eq!(masked(&masks, b"cut off: x", true), b"cut off: x");
+    }
+
+    #[test]
+    fn a_whole_one_is_told_at_once_though_a_longer_one_may_come_of_it() {
+        let masks = masks(&[b"abcd", b"abcd\n", b"xabcdx"]);
+        assert_eq!(
+            pieces(&masks, &[b"1 abcd", b"\n", b"2 abcd", b"3 ", b"xabcd", b"x", b"abcd"]),
+            ["1 ***", "", "2 ***", "3 ", "", "***", "", "***"]
+        );
     }
 
     #[test]
