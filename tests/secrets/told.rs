@@ -191,6 +191,51 @@ fn what_a_tool_declares_is_held_against_what_it_returned_not_against_masks() {
     }
 }
 
+/// Takes nothing, and shows the beginning of what it was given, this many characters of it.
+#[derive(Debug)]
+struct Quoting(usize);
+
+impl Contract for Quoting {
+    fn check_input(&self, _: &Value, _: &Declared) -> Result<(), ErrorKind> {
+        Ok(())
+    }
+
+    fn check_output(&self, value: &Value, _: &Declared) -> Result<(), Box<ToolError>> {
+        let shown: String = value.as_str().unwrap_or_default().chars().take(self.0).collect();
+        let message = format!("/~1a~1path~1of~1it: is {}, not a number", Value::from(shown + "…"));
+        Err(Box::new(ToolError {
+            phase: ToolPhase::Result,
+            name: "OutputError".into(),
+            message,
+            stack: None,
+            data: None,
+        }))
+    }
+}
+
+#[test]
+fn what_an_error_quotes_and_cuts_shows_no_beginning_of_it() {
+    for length in 3..=TOKEN.len() {
+        let mut plan = OneTool::stdio(r#"printf 'a: %s' "$TOKEN""#);
+        plan.0.contract = Some(Arc::new(Quoting(length)));
+        with_engine(
+            |builder| builder.catalog(plan),
+            |engine| async move {
+                let call = Call::tool("tool", json!(null))
+                    .secret("TOKEN", TOKEN)
+                    .secret("PATH_OF_IT", "/a/path/of/it");
+                let (kind, _) = failed(engine.start(call)).await;
+                let ErrorKind::Tool(error) = &kind else { panic!("{kind}") };
+                let shown = match length - 3 {
+                    short @ ..=3 => &TOKEN[..short],
+                    _ => "***",
+                };
+                assert_eq!(error.message, format!("/***: is \"a: {shown}…\", not a number"));
+            },
+        );
+    }
+}
+
 #[test]
 fn the_command_line_of_what_is_left_running_is_masked() {
     with_engine(plain, |engine| async move {

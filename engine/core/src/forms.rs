@@ -41,6 +41,8 @@ pub(crate) fn of(value: &str, all: bool) -> impl Iterator<Item = Vec<u8>> {
             forms.extend([
                 // What our own errors quote with, and serde_json's.
                 within_quotes(&format!("{text:?}")),
+                // A JSON pointer (RFC 6901), with which they say where.
+                text.replace('~', "~0").replace('/', "~1"),
                 // `json.dumps` in Python, `json_encode` in PHP, with and without its escapes, `encoding/json` in Go.
                 json(text, |c| !(' '..='~').contains(&c), false),
                 json(text, |c| !c.is_ascii(), true),
@@ -118,6 +120,7 @@ mod tests {
             r#"a\"b\\c d+e\/~'\u00e4<"#,
             r#"a\"b\\c d+e\/~'ä<"#,
             r#"a\"b\\c d+e/~'ä\u003c"#,
+            "a\"b\\c d+e~1~0'ä<",
             "a%22b%5Cc%20d%2Be%2F~'%C3%A4%3C",
             "a%22b%5Cc%20d%2Be%2F~%27%C3%A4%3C",
             "a%22b%5cc%20d%2be%2f~%27%c3%a4%3c",

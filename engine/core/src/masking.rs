@@ -19,6 +19,9 @@ use crate::{
 /// Above this many bytes of secrets, only their most common forms are looked for.
 const ALL_FORMS: usize = 64 << 10;
 
+/// What stands where a text for people was cut.
+const CUT: char = '…';
+
 /// Masks the secrets of a call; does nothing, and costs nothing, when there are none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Masking(Option<Arc<Known>>);
@@ -105,12 +108,30 @@ impl Masking {
         }
     }
 
+    /// Masks a text that may quote others, and cut them: what is left of a secret before an ellipsis is masked, too, if it
+    /// is so much that it tells something.
+    fn quoting(&self, text: &mut String) {
+        self.text(text);
+        let Some(known) = self.0.as_ref().filter(|_| text.contains(CUT)) else { return };
+        let pieces = text.split_inclusive(CUT).map(|piece| match piece.strip_suffix(CUT) {
+            Some(before) => {
+                let mut masker = StreamMasker::new(Arc::clone(&known.masks));
+                let mut shown = masker.push(before.to_owned().into()).to_vec();
+                let tells = !masker.can_let_go();
+                shown.extend_from_slice(&masker.finish(tells));
+                lossy(shown) + &CUT.to_string()
+            }
+            None => piece.to_owned(),
+        });
+        *text = pieces.collect();
+    }
+
     /// Masks a command line as it is found in a [`Residue`](tool_sandbox::Residue), where its end may be cut off.
     pub(crate) fn command(&self, command: &mut String) {
         let Some(known) = &self.0 else { return };
         // Cut by a mark that says so, or, in brackets, by the kernel.
         let (text, end) = match command.char_indices().next_back() {
-            Some((cut, last @ ('…' | ']'))) => (&command[..cut], last.to_string()),
+            Some((cut, last @ (CUT | ']'))) => (&command[..cut], last.to_string()),
             _ => (&command[..], String::new()),
         };
         let mut shown = lossy(masked(&known.masks, text.as_bytes(), !end.is_empty()));
@@ -191,9 +212,12 @@ impl Masking {
             return error;
         }
         match &mut error {
-            ErrorKind::Tool(error) => self.tool_error(error),
+            ErrorKind::Tool(error) => {
+                self.tool_error(error);
+                self.quoting(&mut error.message);
+            }
             ErrorKind::Invalid { subject, message, hint } => {
-                [subject, message, hint].into_iter().for_each(|text| self.text(text));
+                [subject, message, hint].into_iter().for_each(|text| self.quoting(text));
             }
             ErrorKind::Protocol { fault: _, excerpt } => self.text(excerpt),
             ErrorKind::Lost { reason } | ErrorKind::Busy { reason } => self.text(reason),
