@@ -68,16 +68,18 @@ mod tests {
         assert_eq!(parse_size("10MiB"), Ok(10 << 20));
         assert_eq!(parse_size("2KB"), Ok(2000));
         for wrong in ["", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB", "1 2"] {
-            assert!(parse_size(wrong).is_err(), "{wrong:?}");
+            assert!(parse_size(wrong).unwrap_err().contains("; write it as"), "{wrong:?}");
         }
     }
 
     #[test]
     fn after_exits() {
         assert_eq!(parse_after_exit("linger:2s"), Ok(AfterExit::Linger(Duration::from_secs(2))));
+        assert_eq!(parse_after_exit("linger"), Ok(AfterExit::Linger(Duration::from_millis(200))));
         assert_eq!(parse_after_exit("wait"), Ok(AfterExit::Wait));
+        assert_eq!(parse_after_exit("kill"), Ok(AfterExit::Kill));
         for wrong in ["", "linger:", "wait:1s", "stay"] {
-            assert!(parse_after_exit(wrong).is_err(), "{wrong:?}");
+            assert!(parse_after_exit(wrong).unwrap_err().contains("; write "), "{wrong:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use run_tool::AfterExit;
+use run_tool::{AfterExit, units};
 
 use crate::{exit_code, values};
 
@@ -135,16 +135,16 @@ pub(crate) struct Common {
     pub(crate) timeout: Option<Duration>,
 
     /// How long it may run without output or progress [default: no limit]
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     pub(crate) idle_timeout: Option<Duration>,
 
     /// The time between SIGTERM and SIGKILL [default: the tool's, or 2s]
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time)]
     pub(crate) kill_grace: Option<Duration>,
 
     /// What happens to what it leaves running: kill it when its output has ended but after TIME at the latest
     /// (linger:TIME), when its output has ended (wait), or at once (kill) [default: the tool's, or linger:200ms]
-    #[arg(long, value_name = "linger[:TIME]|wait|kill", value_parser = values::after_exit)]
+    #[arg(long, value_name = "linger[:TIME]|wait|kill", value_parser = units::parse_after_exit)]
     pub(crate) after_exit: Option<AfterExit>,
 
     /// Set a variable of its environment, which is otherwise clean
@@ -165,7 +165,7 @@ pub(crate) struct Common {
     pub(crate) workdir: Option<PathBuf>,
 
     /// How much of each output stream is kept for the report [default: the tool's, or 10MiB of stdout, 1MiB of stderr]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub(crate) max_output: Option<u64>,
 
     /// What happens past that: keep head and tail, or end the call

@@ -2,46 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use run_tool::{AfterExit, Runtime};
-
-/// A time such as `30s`, `1m 30s`, `200ms`.
-pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 500ms, 30s or 1m 30s"))
-}
+use run_tool::{Runtime, units};
 
 /// A time, or `none` for as good as for ever.
 pub(crate) fn time_or_none(text: &str) -> Result<Duration, String> {
-    if text == "none" { Ok(Duration::MAX) } else { time(text) }
-}
-
-/// A number of bytes such as `4096`, `64KiB`, `10MiB`, `1GiB`; `KB`, `MB` and `GB` are powers of 1000.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let hint = || format!("{text:?} is no size; write it as 4096, 64KiB, 10MiB or 1GiB");
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| hint())?;
-    let factor = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" | "K" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
-        "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return Err(hint()),
-    };
-    number.checked_mul(factor).ok_or_else(hint)
-}
-
-/// `linger`, `linger:2s`, `wait` or `kill`.
-pub(crate) fn after_exit(text: &str) -> Result<AfterExit, String> {
-    match text.split_once(':') {
-        Some(("linger", how_long)) => time(how_long).map(AfterExit::Linger),
-        None if text == "linger" => Ok(AfterExit::Linger(Duration::from_millis(200))),
-        None if text == "wait" => Ok(AfterExit::Wait),
-        None if text == "kill" => Ok(AfterExit::Kill),
-        _ => Err(format!("{text:?} is none of: linger, linger:TIME, wait, kill")),
-    }
+    if text == "none" { Ok(Duration::MAX) } else { units::parse_time(text) }
 }
 
 /// `NAME=VALUE`.
@@ -136,22 +101,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        assert_eq!(size("4096"), Ok(4096));
-        assert_eq!(size("10MiB"), Ok(10 << 20));
-        assert_eq!(size("2KB"), Ok(2000));
-        for wrong in ["", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB", "1 2"] {
-            assert!(size(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn after_exits() {
-        assert_eq!(after_exit("linger:2s"), Ok(AfterExit::Linger(Duration::from_secs(2))));
-        assert_eq!(after_exit("wait"), Ok(AfterExit::Wait));
-        for wrong in ["", "linger:", "wait:1s", "stay"] {
-            assert!(after_exit(wrong).is_err(), "{wrong:?}");
-        }
+    fn no_limit_is_a_time() {
+        assert_eq!(time_or_none("none"), Ok(Duration::MAX));
+        assert_eq!(time_or_none("2s"), Ok(Duration::from_secs(2)));
+        assert!(time_or_none("2").unwrap_err().contains("write it as"));
     }
 
     #[test]
