@@ -82,8 +82,8 @@ impl Runtime {
         }
     }
 
-    /// How to get it, in words.
-    pub(crate) fn how_to_get(self) -> &'static str {
+    /// How to get it, in words: what to do, for somebody who lacks it.
+    pub fn how_to_get(self) -> &'static str {
         match self {
             Runtime::Bun => "install it with `npm install bun`",
             Runtime::Node => "install it from https://nodejs.org or with your system's packages",

@@ -58,11 +58,8 @@ pub(crate) fn find(runtime: Runtime, tool: &Path, around: &Surroundings) -> Opti
 
 fn missing(able: &[Runtime], file: &Path, around: &Surroundings) -> anyhow::Error {
     let names = |separator: &str| able.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator);
-    let how = match able[0] {
-        Runtime::Bun | Runtime::Deno => "install one with `npm install bun`",
-        Runtime::Node => "install it from https://nodejs.org or with your system's packages",
-        _ => "install it with your system's packages (Debian: `apt-get install python3`)",
-    };
+    // The first is the one that it would run in.
+    let how = able.first().copied().unwrap_or(Runtime::Command).how_to_get();
     anyhow!(
         "{} needs {}, which is neither installed above {} or {} nor in PATH; {how}, or name it with --runtime NAME=PATH",
         file.display(),
