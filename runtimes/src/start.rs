@@ -18,32 +18,40 @@ pub(crate) struct Script<'a> {
     pub(crate) tool: &'a Tool,
     pub(crate) runtime: Runtime,
     pub(crate) program: &'a Path,
-    pub(crate) version: Option<Version>,
     /// Absolute.
     pub(crate) entry: &'a Path,
     pub(crate) export: Option<&'a str>,
-    /// The worker, where the runtime has one.
-    pub(crate) worker: Option<&'a Path>,
-    /// A folder of ours for what a runtime keeps.
-    pub(crate) cache: &'a Path,
+    /// Where the runtime has a worker.
+    pub(crate) loader: Option<&'a Loader>,
+}
+
+/// What loads a tool's file.
+pub(crate) struct Loader {
+    /// The worker script.
+    pub(crate) worker: PathBuf,
+    /// The runtime's version, where it was told.
+    pub(crate) version: Option<Version>,
+    /// A folder of ours, for what a runtime keeps.
+    pub(crate) folder: PathBuf,
 }
 
 impl Script<'_> {
     pub(crate) fn plan(&self) -> Plan {
-        let protocol = match self.worker {
-            Some(_) => Protocol::Channel { config: self.tool.config.clone() },
-            None => Protocol::Stdio,
+        let Some(Loader { worker, version, folder }) = self.loader else {
+            let mut plan = Plan::new(self.program, Protocol::Stdio);
+            plan.args.push(self.entry.into());
+            return plan;
         };
-        let mut plan = Plan::new(self.program, protocol);
+        let mut plan = Plan::new(self.program, Protocol::Channel { config: self.tool.config.clone() });
         let (args, env) = match self.runtime {
             Runtime::Bun => bun(self.entry),
-            Runtime::Node => node(self.version),
-            Runtime::Deno => deno(&self.tool.policy, self.entry, self.cache),
+            Runtime::Node => node(*version),
+            Runtime::Deno => deno(&self.tool.policy, self.entry, folder),
             Runtime::Python => python(),
             Runtime::Shell | Runtime::Command => Default::default(),
         };
         plan.args = args;
-        plan.args.extend(self.worker.map(Into::into));
+        plan.args.push(worker.into());
         plan.args.push(self.entry.into());
         plan.args.extend(self.export.map(Into::into));
         plan.env = env;

@@ -14,7 +14,7 @@ use crate::{
     manifest::Manifest,
     probe,
     runtime::{Runtime, Version},
-    start::{NODE_TYPESCRIPT, Script},
+    start::{Loader, NODE_TYPESCRIPT, Script},
     tool::{Source, Tool, is_name},
     worker::{self, Worker},
 };
@@ -55,16 +55,6 @@ pub enum ToolsError {
     Duplicate {
         /// The name.
         name: String,
-    },
-    /// A tool that needs a runtime that was not given.
-    #[error(
-        "the tool {name:?} runs in {runtime}, but none was given; name its binary with `Tools::builder().runtime(…)`"
-    )]
-    NoRuntime {
-        /// The tool's name.
-        name: String,
-        /// The runtime.
-        runtime: Runtime,
     },
     /// A command without words.
     #[error("the tool {name:?} is an empty command; name a program")]
@@ -127,6 +117,11 @@ impl Tools {
         })
     }
 
+    /// The program of a runtime, where one was given. It need not exist.
+    pub fn program(&self, runtime: Runtime) -> Option<&Path> {
+        self.runtimes.get(&runtime).map(PathBuf::as_path)
+    }
+
     /// The tool's secrets, but for those that the call brings itself.
     fn secrets(&self, tool: &Tool, call: &Call) -> Result<Vec<Secret>, ErrorKind> {
         let wanted = tool.secrets.iter().filter(|name| !call.has_secret(name));
@@ -154,32 +149,42 @@ impl Tools {
             Source::Script { runtime, entry, export } => {
                 let entry = self.entry(tool, entry)?;
                 let program = self.runtimes.get(runtime).ok_or_else(|| missing(tool, *runtime, &entry))?;
-                let lost = |error: io::Error| ErrorKind::Lost {
-                    reason: format!("the worker script is gone and cannot be written again: {error}"),
-                };
-                let cache = worker::own_folder(&self.worker_dir).map_err(lost)?;
-                let version = self.fitting(tool, *runtime, program, &entry, &cache)?;
-                // Looked for at each call: what cleans up temporary folders may have taken it.
                 let worker = Worker::of(*runtime)
-                    .map(|worker| worker.install(&self.worker_dir))
-                    .transpose()
-                    .map_err(lost)?;
+                    .map(|worker| self.loader(tool, *runtime, program, &entry, worker))
+                    .transpose()?;
                 let script = Script {
                     tool,
                     runtime: *runtime,
                     program,
-                    version,
                     entry: &entry,
                     export: export.as_deref(),
-                    worker: worker.as_deref(),
-                    cache: &cache,
+                    loader: worker.as_ref(),
                 };
                 Ok(script.plan())
             }
         }
     }
 
-    /// The version of a runtime, where that matters, if it can run this file.
+    /// What loads the tool's file in a runtime that has a worker.
+    fn loader(
+        &self,
+        tool: &Tool,
+        runtime: Runtime,
+        program: &Path,
+        entry: &Path,
+        worker: Worker,
+    ) -> Result<Loader, ErrorKind> {
+        let lost = |error: io::Error| ErrorKind::Lost {
+            reason: format!("the worker script is gone and cannot be written again: {error}"),
+        };
+        // Looked for at each call: what cleans up temporary folders may have taken it.
+        let folder = worker::own_folder(&self.worker_dir).map_err(lost)?;
+        let version = self.fitting(tool, runtime, program, entry, &folder)?;
+        let worker = worker.install(&folder).map_err(lost)?;
+        Ok(Loader { worker, version, folder })
+    }
+
+    /// The version of a runtime, if it can run this file; `None` where that is told by starting it.
     fn fitting(
         &self,
         tool: &Tool,
@@ -264,8 +269,12 @@ fn missing(tool: &Tool, runtime: Runtime, entry: &Path) -> ErrorKind {
         if others.is_empty() { String::new() } else { format!(", or run it in {}", others.join(" or ")) };
     ErrorKind::Invalid {
         subject: format!("tool {:?}", tool.name),
-        message: format!("it runs in {runtime}, and none was given"),
-        hint: format!("{} and name its binary{instead}", runtime.how_to_get()),
+        message: format!("it runs in {runtime}, which is not there"),
+        hint: format!(
+            "{}, name its binary (`[runtimes.{}] path` in the manifest, `Tools::builder().runtime(…)`){instead}",
+            runtime.how_to_get(),
+            runtime.name()
+        ),
     }
 }
 
@@ -366,9 +375,7 @@ impl ToolsBuilder {
             }
             match &tool.source {
                 Source::Command(words) if words.is_empty() => return Err(ToolsError::EmptyCommand { name }),
-                Source::Script { runtime, .. } if !self.runtimes.contains_key(runtime) => {
-                    return Err(ToolsError::NoRuntime { name, runtime: *runtime });
-                }
+                // One whose runtime was not given is refused when it is called: the others can do without.
                 Source::Script { .. } | Source::Command(_) => {}
             }
             for (variable, value) in &tool.env {
@@ -381,9 +388,11 @@ impl ToolsBuilder {
                 return Err(ToolsError::Duplicate { name });
             }
         }
-        for worker in self.runtimes.keys().filter_map(|runtime| Worker::of(*runtime)) {
-            worker
-                .install(&self.worker_dir)
+        let workers: Vec<_> = self.runtimes.keys().filter_map(|runtime| Worker::of(*runtime)).collect();
+        if !workers.is_empty() {
+            let folder = worker::own_folder(&self.worker_dir);
+            folder
+                .and_then(|folder| workers.iter().try_for_each(|worker| worker.install(&folder).map(drop)))
                 .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
         }
         let named = |name: &String| {
@@ -418,15 +427,23 @@ mod tests {
         let twice = vec![Tool::command("a", ["true"]), Tool::command("a", ["true"])];
         assert!(matches!(build(twice), Err(ToolsError::Duplicate { .. })));
         assert!(matches!(
-            build(vec![Tool::script("a", Runtime::Bun, "a.ts")]),
-            Err(ToolsError::NoRuntime { .. })
-        ));
-        assert!(matches!(
             build(vec![Tool::command("a", Vec::<String>::new())]),
             Err(ToolsError::EmptyCommand { .. })
         ));
         let preload = Tool::command("a", ["true"]).env("LD_PRELOAD", "x");
         assert!(matches!(build(vec![preload]), Err(ToolsError::Environment { .. })));
+    }
+
+    #[test]
+    fn a_runtime_that_was_not_given_is_asked_for_when_a_tool_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.ts");
+        std::fs::write(&file, "").unwrap();
+        let tools = build(vec![Tool::script("a", Runtime::Bun, file), Tool::command("b", ["true"])]).unwrap();
+        tools.resolve(&Call::tool("b", 1)).unwrap();
+        let error = tools.resolve(&Call::tool("a", 1)).unwrap_err().to_string();
+        assert!(error.contains("\"a\"") && error.contains("Bun") && error.contains("npm install"), "{error}");
+        assert_eq!(tools.program(Runtime::Bun), None);
     }
 
     #[test]

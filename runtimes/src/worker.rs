@@ -46,14 +46,14 @@ impl Worker {
         }
     }
 
-    /// Where it is, below `parent`; written if it is not there yet. Blocks.
+    /// Where it is, below our [own folder](own_folder); written if it is not there yet. Blocks.
     ///
     /// # Errors
     /// When it cannot be written, or somebody else could change it there.
-    pub(crate) fn install(&self, parent: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn install(&self, own: &Path) -> io::Result<PathBuf> {
         let mut hasher = DefaultHasher::new();
         self.source.hash(&mut hasher);
-        let folder = own_folder(parent)?.join(format!("{:016x}", hasher.finish()));
+        let folder = own.join(format!("{:016x}", hasher.finish()));
         let path = folder.join(self.name);
         make_private(&folder)?;
         if fs::read(&path).is_ok_and(|content| content == self.source.as_bytes()) {
@@ -93,12 +93,13 @@ mod tests {
     #[test]
     fn it_is_written_once_and_mended_when_it_was_changed() {
         let parent = tempfile::tempdir().unwrap();
-        let path = JAVASCRIPT.install(parent.path()).unwrap();
+        let own = own_folder(parent.path()).unwrap();
+        let path = JAVASCRIPT.install(&own).unwrap();
         let written = path.metadata().unwrap().ino();
-        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap(), path);
+        assert_eq!(JAVASCRIPT.install(&own).unwrap(), path);
         assert_eq!(path.metadata().unwrap().ino(), written);
         fs::write(&path, "changed").unwrap();
-        JAVASCRIPT.install(parent.path()).unwrap();
+        JAVASCRIPT.install(&own).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), JAVASCRIPT.source);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
     }
@@ -108,10 +109,15 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let ours = parent.path().join(format!("run-tool-workers-{}", geteuid()));
         symlink("/tmp", &ours).unwrap();
-        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(own_folder(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         fs::remove_file(&ours).unwrap();
         fs::create_dir(&ours).unwrap();
         fs::set_permissions(&ours, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(JAVASCRIPT.install(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(own_folder(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).unwrap();
+        let own = own_folder(parent.path()).unwrap();
+        let folder = JAVASCRIPT.install(&own).unwrap().parent().unwrap().to_owned();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+        assert_eq!(JAVASCRIPT.install(&own).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use run_tool::{Call, Manifest, Runtime, Tools};
+use run_tool::{Call, Manifest, Runtime, Tool, Tools};
 use serde_json::{Value, json};
 
 use crate::{
@@ -133,6 +133,38 @@ fn example(schema: &Value) -> Value {
 pub(crate) fn check(asked: Option<&Path>, around: &Surroundings) -> Result<()> {
     let path = find(asked, around)?;
     let tools = load(Some(&path), around)?;
+    // No mistake of the manifest's: it may be right for another machine.
+    for warning in missing_runtimes(&tools) {
+        writeln!(io::stderr(), "{}: warning: {warning}", path.display())?;
+    }
     writeln!(io::stdout(), "{}: ok, {} tools", path.display(), tools.names().count())?;
     Ok(())
+}
+
+/// What keeps tools from being called here: each runtime that is not there, with the tools that need it.
+fn missing_runtimes(tools: &Tools) -> Vec<String> {
+    let mut missing: Vec<(Runtime, Vec<&str>)> = Vec::new();
+    for name in tools.names() {
+        let Some(runtime) = tools.get(name).ok().map(Tool::runtime) else { continue };
+        let there = runtime == Runtime::Command || tools.program(runtime).is_some_and(Path::is_file);
+        match missing.iter_mut().find(|(known, _)| *known == runtime) {
+            _ if there => {}
+            Some((_, names)) => names.push(name),
+            None => missing.push((runtime, vec![name])),
+        }
+    }
+    missing.sort();
+    let warning = |(runtime, names): &(Runtime, Vec<&str>)| {
+        let needed = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        let place = match tools.program(*runtime) {
+            Some(program) => format!("which is not at {}", program.display()),
+            None => "which is neither installed beside it or above it nor in PATH".into(),
+        };
+        format!(
+            "{needed} needs {runtime}, {place}; {}, or name it in the manifest with [runtimes.{}] path",
+            runtime.how_to_get(),
+            runtime.name()
+        )
+    };
+    missing.iter().map(warning).collect()
 }

@@ -12,9 +12,13 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
 
 /// Exit code, standard output, standard error of the binary in this folder.
 fn told(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let bin = format!("{FIXTURES}/node_modules/.bin:{FIXTURES}/.venv/bin:/usr/bin:/bin");
+    told_with(&format!("{FIXTURES}/node_modules/.bin:{FIXTURES}/.venv/bin:/usr/bin:/bin"), folder, args)
+}
+
+/// The same where only what this `PATH` leads to is installed.
+fn told_with(path: &str, folder: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
-    let output = command.args(args).current_dir(folder).env_clear().env("PATH", bin).output().unwrap();
+    let output = command.args(args).current_dir(folder).env_clear().env("PATH", path).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
@@ -89,6 +93,31 @@ fn a_tool_that_is_broken_in_any_way_says_what_to_do() {
         assert!(code == 2 && err.contains(words) && err.contains('^'), "{words}: {err}");
         assert_eq!(told(&run).0, 2);
     }
+}
+
+#[test]
+fn a_runtime_that_is_missing_is_missed_by_its_own_tools_only() {
+    let folder = with_manifest(
+        "version = 1\n[tools.here]\ncommand = [\"/bin/echo\", \"1\"]\n[tools.there]\nentry = \"a.py\"\n\
+         [tools.nowhere]\nentry = \"a.mjs\"\nruntime = \"deno\"\n[runtimes.deno]\npath = \"gone/deno\"\n",
+    );
+    for file in ["a.py", "a.mjs"] {
+        fs::write(folder.path().join(file), "").unwrap();
+    }
+    let nothing = folder.path().to_str().unwrap();
+    let told = |args: &[&str]| told_with(nothing, folder.path(), args);
+    let (code, out, err) = told(&["run", "here"]);
+    assert_eq!((code, out.as_str()), (0, "1\n"), "{err}");
+    let (code, out, err) = told(&["list"]);
+    assert_eq!((code, out.lines().count()), (0, 3), "{err}");
+    let (code, _, err) = told(&["run", "there"]);
+    assert!(code == 2 && err.contains("it runs in Python") && err.contains("apt-get install"), "{err}");
+    let (code, out, err) = told(&["check"]);
+    assert_eq!((code, out.as_str()), (0, "tools.toml: ok, 3 tools\n"), "{err}");
+    let lines: Vec<_> = err.lines().collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].contains("\"nowhere\"") && lines[0].contains("gone/deno"), "{err}");
+    assert!(lines[1].contains("\"there\"") && lines[1].contains("Python"), "{err}");
 }
 
 #[test]
