@@ -6,23 +6,26 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::{LazyLock, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use std::os::fd::AsFd;
-use tool_sandbox::{LaunchSpec, Launcher, ProcessGroups, Stdin};
+use tool_sandbox::{LaunchSpec, Launcher, Process, ProcessGroups, Stdin};
 
 use crate::runtime::Version;
 
 /// How long a program may take to say its version.
 const BOUND: Duration = Duration::from_secs(10);
+const FOR_EVER: Duration = Duration::MAX;
 
 static KNOWN: LazyLock<Mutex<HashMap<Identity, Version>>> = LazyLock::new(Mutex::default);
 
@@ -94,7 +97,7 @@ fn keep(file: &Path, version: Version) {
 }
 
 fn ask(program: &Path) -> io::Result<Version> {
-    let mut launched = ProcessGroups
+    let launched = ProcessGroups
         .launch(LaunchSpec {
             execution: "version".into(),
             program: program.into(),
@@ -104,11 +107,10 @@ fn ask(program: &Path) -> io::Result<Version> {
             stdin: Stdin::Null,
         })
         .map_err(|error| io::Error::new(error.source.kind(), error.to_string()))?;
-    let ended = wait(&launched.exit);
+    let ended = wait(&launched.exit, BOUND);
     // Whatever it left running is not wanted. What it wrote is in the pipe: a version is shorter than that.
     launched.process.kill();
-    wait(&launched.exit)?;
-    launched.process.reap()?;
+    reap(launched.process, launched.exit, BOUND);
     ended?;
     let mut text = Vec::new();
     for pipe in [launched.stdout, launched.stderr] {
@@ -128,16 +130,40 @@ fn ask(program: &Path) -> io::Result<Version> {
     })
 }
 
-/// Until it has exited.
-fn wait(exit: &impl AsFd) -> io::Result<()> {
+/// Reaps what was killed. What the kernel does not let die within the bound, on a disk that does not answer say, is
+/// waited for on a thread of its own: the caller goes on, and no zombie is left all the same.
+fn reap(mut process: Box<dyn Process>, exit: OwnedFd, bound: Duration) {
+    let mut finish = move |ended: io::Result<()>| {
+        let reaped = ended.and_then(|()| process.reap());
+        if let Err(error) = &reaped {
+            tracing::debug!(%error, pid = process.id(), "a program that was asked for its version is not reaped yet");
+        }
+        // It may be somebody else who reaped it.
+        reaped.is_ok() || process.has_exited().is_err()
+    };
+    if finish(wait(&exit, bound)) {
+        return;
+    }
+    let thread = std::thread::Builder::new().name("reap".into()).spawn(move || finish(wait(&exit, FOR_EVER)));
+    if let Err(error) = thread {
+        tracing::warn!(%error, "a program that was asked for its version cannot be waited for; it may stay as a zombie");
+    }
+}
+
+/// Until it has exited, within the bound.
+fn wait(exit: &impl AsFd, bound: Duration) -> io::Result<()> {
+    let end = Instant::now().checked_add(bound);
     loop {
+        let left = end.map_or(PollTimeout::NONE, |end| {
+            let left = end.saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
         let mut fds = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-        let bound = PollTimeout::try_from(BOUND).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, bound) {
+        match poll(&mut fds, left) {
             Ok(0) => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("`--version` did not end within {BOUND:?}"),
+                    format!("`--version` did not end within {bound:?}"),
                 ));
             }
             Ok(_) => return Ok(()),
@@ -149,9 +175,46 @@ fn wait(exit: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, sync::mpsc};
+
+    use tool_sandbox::{Exit, ScanTarget};
 
     use super::*;
+
+    /// Dies when its pipe is closed, and says when it is reaped.
+    #[derive(Debug)]
+    struct Tough(mpsc::Sender<()>);
+
+    impl Process for Tough {
+        fn id(&self) -> u32 {
+            1
+        }
+        fn has_exited(&self) -> io::Result<bool> {
+            Ok(false)
+        }
+        fn terminate(&self) {}
+        fn kill(&self) {}
+        fn others_may_be_alive(&self) -> bool {
+            false
+        }
+        fn scan_target(&self, _: Vec<u64>) -> ScanTarget {
+            unreachable!("nobody looks for what it left")
+        }
+        fn reap(&mut self) -> io::Result<Option<Exit>> {
+            self.0.send(()).map_err(io::Error::other)?;
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn what_does_not_die_in_time_is_reaped_when_it_does() {
+        let (exit, alive) = io::pipe().unwrap();
+        let (sender, reaped) = mpsc::channel();
+        reap(Box::new(Tough(sender)), exit.into(), Duration::from_millis(1));
+        assert!(reaped.try_recv().is_err(), "it lives");
+        drop(alive);
+        reaped.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
 
     fn script(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("runtime");
