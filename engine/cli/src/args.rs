@@ -26,6 +26,13 @@ pub(crate) enum Command {
     /// Run a command, its output passed through byte for byte
     #[command(after_help = exit_code::TABLE)]
     Exec(Exec),
+    #[command(flatten)]
+    Manage(Manage),
+}
+
+/// Everything but calls.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manage {
     /// List the tools of the manifest
     List(List),
     /// Show a tool of the manifest: its schemas, limits and policy, and an example call

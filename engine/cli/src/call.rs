@@ -106,8 +106,8 @@ fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
     Ok((builder.tool(tool).build()?, name))
 }
 
-/// An engine and a call for `exec`.
-pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call)> {
+/// An engine, a call and what its command prints, for `exec`.
+pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, Prints)> {
     let stdin = match &args.stdin {
         Some(StdinFrom::File(path)) => {
             let file =
@@ -118,7 +118,7 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call)>
         Some(StdinFrom::Ours) | None => Stdin::Fd(std::io::stdin().as_fd().try_clone_to_owned()?),
     };
     let call = Call::command(args.command.iter().cloned()).stdin(stdin);
-    Ok((engine(around).build()?, common(call, &args.common)?))
+    Ok((engine(around).build()?, common(call, &args.common)?, Prints::Words))
 }
 
 pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {

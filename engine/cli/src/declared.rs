@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use crate::{
     args::{Describe, List},
     call::{Surroundings, engine},
+    exit_code::{Column, exit_code},
     find_runtime,
+    signals::Signals,
 };
 
 const FILE: &str = "tools.toml";
@@ -73,27 +75,36 @@ pub(crate) fn list(args: &List, around: &Surroundings) -> Result<()> {
     Ok(())
 }
 
-/// Shows one tool. What the manifest leaves to the tool's own file is asked there.
-pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<()> {
+/// Shows one tool. What the manifest leaves to the tool's own file is asked there. With the exit code.
+pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<u8> {
     let tools = load(args.list.manifest.as_deref(), around)?;
     let mut document = tools.get(&args.tool)?.document();
-    let engine = engine(around).catalog(tools).build()?;
     if document.get("entry").is_some() && document["runtime"] != Runtime::Shell.name() {
-        let call = Call::description(&args.tool).timeout(Duration::from_secs(30));
-        let own = engine.start(call).await?.value.unwrap_or_default();
+        let engine = engine(around).catalog(tools).build()?;
+        let mut signals = Signals::listen()?;
+        let mut run = engine.start(Call::description(&args.tool).timeout(Duration::from_secs(30)));
+        let (end, _) = signals.until_ended(&mut run).await;
+        // Whatever its end was, nothing of it is left when we go.
+        engine.shutdown(Duration::from_secs(5)).await;
+        let own = match end {
+            Ok(report) => report.value.unwrap_or_default(),
+            Err(error) => {
+                writeln!(io::stderr(), "run-tool: {error}")?;
+                return Ok(exit_code(&Err(error), Column::Run));
+            }
+        };
         for field in ["description", "input_schema", "output_schema"] {
             if document.get(field).is_none() && own.get(field).is_some() {
                 document[field] = own[field].clone();
             }
         }
     }
-    engine.shutdown(Duration::from_secs(5)).await;
     let example = example(&document["input_schema"]);
     document["example"] = format!("run-tool run {} --input '{example}'", args.tool).into();
     let mut out = io::stdout().lock();
     if args.list.json {
         writeln!(out, "{document}")?;
-        return Ok(());
+        return Ok(0);
     }
     for (name, value) in document.as_object().into_iter().flatten() {
         match value {
@@ -102,7 +113,7 @@ pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<(
             other => writeln!(out, "{name}: {other}")?,
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// An input that the schema may take: its own example or default, or something of the right type.

@@ -7,6 +7,7 @@ mod exit_code;
 mod find_runtime;
 mod new;
 mod show;
+mod signals;
 mod values;
 
 use std::{
@@ -18,14 +19,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
-use run_tool::{CancelSource, Engine, Execution, ExecutionError, Report, ReportDocument};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use run_tool::{Call, Engine, Execution, ExecutionError, Report, ReportDocument};
 
 use crate::{
-    args::{Cli, Command, Common},
+    args::{Cli, Command, Common, Manage},
     call::{Prints, Surroundings},
     exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
     show::Live,
+    signals::Signals,
 };
 
 fn main() -> ExitCode {
@@ -33,28 +34,32 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return refuse(&usage),
     };
-    let (column, common) = match &cli.command {
-        Command::Run(run) => (Column::Run, &run.common),
-        Command::Exec(exec) => (Column::Exec, &exec.common),
-        other => {
-            return match manage(other) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&error, Column::Run),
-            };
+    let (done, column) = match &cli.command {
+        Command::Run(args) => {
+            let prepare = |around: &Surroundings| call::run(args, around);
+            (in_runtime(args.common.quiet, execute(prepare, &args.common, Column::Run)), Column::Run)
         }
+        Command::Exec(args) => {
+            let prepare = |around: &Surroundings| call::exec(args, around);
+            (in_runtime(args.common.quiet, execute(prepare, &args.common, Column::Exec)), Column::Exec)
+        }
+        Command::Manage(command) => (manage(command), Column::Run),
     };
-    log_to_stderr(common.quiet);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start"), column),
-    };
-    let done = runtime.block_on(execute(&cli.command, common, column));
-    // Not waited for: the thread that shows output may be stuck in a pipe that nobody reads.
-    runtime.shutdown_background();
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error, column),
     }
+}
+
+/// Does what needs an async runtime.
+fn in_runtime(quiet: bool, work: impl Future<Output = Result<u8>>) -> Result<u8> {
+    log_to_stderr(quiet);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let done = runtime.block_on(work);
+    // Not waited for: the thread that shows output may be stuck in a pipe that nobody reads.
+    runtime.shutdown_background();
+    done
 }
 
 /// What is wrong before there is an execution, or about telling its end.
@@ -75,27 +80,24 @@ fn refuse(usage: &clap::Error) -> ExitCode {
     })
 }
 
-/// Everything that runs no tool of the caller's.
-fn manage(command: &Command) -> Result<()> {
+/// Everything but calls. With the exit code.
+fn manage(command: &Manage) -> Result<u8> {
     let look = Surroundings::look;
     match command {
-        Command::List(args) => declared::list(args, &look()?),
-        Command::Describe(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(declared::describe(args, &look()?))
-        }
-        Command::Check(args) => declared::check(args.manifest.as_deref(), &look()?),
-        Command::New(args) => new::new(args),
-        Command::Completions { shell } => {
+        Manage::List(args) => declared::list(args, &look()?)?,
+        Manage::Describe(args) => return in_runtime(false, declared::describe(args, &look()?)),
+        Manage::Check(args) => declared::check(args.manifest.as_deref(), &look()?)?,
+        Manage::New(args) => new::new(args)?,
+        Manage::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "run-tool", &mut text);
-            Ok(io::stdout().write_all(&text)?)
+            io::stdout().write_all(&text)?;
         }
-        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
-            .with_context(|| format!("cannot write manual pages into {}", folder.display())),
-        Command::Schema => Ok(writeln!(io::stdout(), "{:#}", ReportDocument::schema().to_value())?),
-        Command::Run(_) | Command::Exec(_) => Ok(()),
+        Manage::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
+            .with_context(|| format!("cannot write manual pages into {}", folder.display()))?,
+        Manage::Schema => writeln!(io::stdout(), "{:#}", ReportDocument::schema().to_value())?,
     }
+    Ok(0)
 }
 
 /// What the engine has to say beside outcomes. `RUN_TOOL_LOG` can ask for more: error, warn, info, debug, trace or off.
@@ -114,7 +116,12 @@ fn log_to_stderr(quiet: bool) {
         .init();
 }
 
-async fn execute(command: &Command, common: &Common, column: Column) -> Result<u8> {
+/// Makes a call, shows it, and tells its end. With the exit code.
+async fn execute(
+    prepare: impl FnOnce(&Surroundings) -> Result<(Engine, Call, Prints)>,
+    common: &Common,
+    column: Column,
+) -> Result<u8> {
     // Opened before anything is started: a report that cannot be written should be known beforehand.
     let report_file = match &common.report {
         Some(path) => {
@@ -124,14 +131,7 @@ async fn execute(command: &Command, common: &Common, column: Column) -> Result<u
     };
     let around = Surroundings::look()?;
     // This may wait for input. Until it is there a signal ends us as it ends any program.
-    let (engine, call, prints) = match command {
-        Command::Run(args) => call::run(args, &around)?,
-        Command::Exec(args) => {
-            let (engine, call) = call::exec(args, &around)?;
-            (engine, call, Prints::Words)
-        }
-        _ => return Ok(0),
-    };
+    let (engine, call, prints) = prepare(&around)?;
     let mut signals = Signals::listen()?;
     let live = match column {
         _ if common.events => Live::Events,
@@ -181,7 +181,7 @@ enum Shown {
 /// Starts it, shows it, hands signals on, and waits until nothing of it is left.
 async fn follow(
     engine: &Engine,
-    call: run_tool::Call,
+    call: Call,
     live: Live,
     common: &Common,
     signals: &mut Signals,
@@ -193,18 +193,8 @@ async fn follow(
     let progress =
         !common.quiet && live != Live::Events && live != Live::Nothing && io::stderr().is_terminal();
     let runtime = tokio::runtime::Handle::current();
-    let shower = canceler.clone();
-    let showing = on_a_thread("show", move || show::show(events, live, progress, &shower, &runtime));
-    let mut asked = None;
-    let end = loop {
-        tokio::select! {
-            end = &mut run => break end,
-            number = signals.next() => {
-                asked = Some(number);
-                canceler.cancel(CancelSource::Signal(number));
-            }
-        }
-    };
+    let showing = on_a_thread("show", move || show::show(events, live, progress, &canceler, &runtime));
+    let (end, asked) = signals.until_ended(&mut run).await;
     // The tool has ended, but whoever reads our output may take their time; a signal ends that.
     let patience = async {
         match asked {
@@ -239,57 +229,6 @@ fn on_a_thread<T: Send + 'static>(
     // Nobody waits for it any more if a signal came first.
     std::thread::Builder::new().name(name.into()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
-}
-
-/// The signals that ask a program to end.
-struct Signals {
-    ending: Vec<(i32, Signal)>,
-    _other: Vec<Signal>,
-}
-
-impl Signals {
-    /// Listens. What we were started to ignore (nohup(1), a shell's background jobs) stays ignored.
-    fn listen() -> Result<Self> {
-        let listen = |kind: SignalKind| signal(kind).context("cannot listen for signals");
-        let ignored = ignored_signals();
-        let ending =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
-        let ending: Vec<_> =
-            ending.into_iter().filter(|kind| !ignored.contains(&kind.as_raw_value())).collect();
-        // SIGCHLD: ignored, it would have the kernel reap what we start, and its status would be lost. SIGXFSZ: we hear
-        // of a file that is too large when we write to it, and clean up.
-        let other = [SignalKind::child(), SignalKind::from_raw(SIGXFSZ)];
-        Ok(Self {
-            ending: ending
-                .into_iter()
-                .map(|kind| Ok((kind.as_raw_value(), listen(kind)?)))
-                .collect::<Result<_>>()?,
-            _other: other.into_iter().map(listen).collect::<Result<_>>()?,
-        })
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|cx| {
-            for (number, signal) in &mut self.ending {
-                if signal.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
-}
-
-const SIGXFSZ: i32 = 25;
-
-/// The signals that are ignored, from `SigIgn` in /proc/self/status (proc_pid_status(5)).
-fn ignored_signals() -> Vec<i32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
-    let mask = u64::from_str_radix(mask.trim(), 16).unwrap_or(0);
-    (1..=64).filter(|number| mask & (1 << (number - 1)) != 0).collect()
 }
 
 /// What is to be said, and how.

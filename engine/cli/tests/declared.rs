@@ -3,8 +3,20 @@
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -118,6 +130,27 @@ fn a_runtime_that_is_missing_is_missed_by_its_own_tools_only() {
     assert_eq!(lines.len(), 2, "{err}");
     assert!(lines[0].contains("\"nowhere\"") && lines[0].contains("gone/deno"), "{err}");
     assert!(lines[1].contains("\"there\"") && lines[1].contains("Python"), "{err}");
+}
+
+#[test]
+fn a_tool_that_is_asked_what_it_is_does_not_outlive_a_sigterm() {
+    let folder = with_manifest("version = 1\n[tools.slow]\nentry = \"slow.py\"\n");
+    let pipe = folder.path().join("pid");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let source =
+        "import os, time\nwith open('pid', 'w') as pipe: pipe.write(str(os.getpid()))\ntime.sleep(1000)\n";
+    fs::write(folder.path().join("slow.py"), source).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
+    command.args(["describe", "slow"]).current_dir(folder.path());
+    let run = command.env_clear().env("PATH", "/usr/bin:/bin").stderr(Stdio::piped()).spawn().unwrap();
+    // Until it is being loaded.
+    let tool = Pid::from_raw(fs::read_to_string(&pipe).unwrap().parse().unwrap());
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{err}");
+    assert!(err.contains("canceled"), "{err}");
+    assert_eq!(kill(tool, None), Err(Errno::ESRCH), "it still runs");
 }
 
 #[test]
