@@ -3,11 +3,13 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 use anyhow::{Context, Result, bail};
 use run_tool::{Manifest, Runtime};
+use tempfile::NamedTempFile;
 
 use crate::args::New;
 
@@ -61,6 +63,9 @@ pub(crate) fn new(args: &New) -> Result<()> {
         );
     }
     let (file, manifest) = (format!("{tool}.{ending}"), Path::new("tools.toml"));
+    if manifest.is_symlink() && !manifest.exists() {
+        bail!("tools.toml is a link to a file that is not there; make that file, or remove the link");
+    }
     let mut text = match fs::read_to_string(manifest) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => "version = 1\n".to_owned(),
@@ -70,8 +75,8 @@ pub(crate) fn new(args: &New) -> Result<()> {
         "\n[tools.\"{tool}\"]\ndescription = \"Greets somebody\"\nruntime = \"{}\"\nentry = \"{file}\"\n",
         runtime.name()
     ));
-    fs::File::create_new(&file)
-        .and_then(|mut made| made.write_all(source.as_bytes()))
+    whole_file(&source, Path::new("."))
+        .and_then(|made| Ok(made.persist_noclobber(&file)?))
         .with_context(|| format!("cannot make {file}; choose another name, or remove it"))?;
     // The whole manifest has to hold before it is written.
     let written = Manifest::parse(&text, manifest)
@@ -88,9 +93,25 @@ pub(crate) fn new(args: &New) -> Result<()> {
     Ok(())
 }
 
-/// Renamed into place, so that nobody reads half of it.
+/// Renamed into place, so that nobody reads half of it. Of a link it is the target that is replaced.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let next = path.with_extension("toml.new");
-    fs::write(&next, text)?;
-    fs::rename(&next, path)
+    let target = if path.exists() { path.canonicalize()? } else { path.to_owned() };
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let next = whole_file(text, folder.unwrap_or(Path::new(".")))?;
+    match fs::metadata(&target) {
+        Ok(metadata) => next.as_file().set_permissions(metadata.permissions())?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    next.persist(&target)?;
+    Ok(())
+}
+
+/// A file with this text that has no name yet; it is gone if it gets none.
+fn whole_file(text: &str, folder: &Path) -> io::Result<NamedTempFile> {
+    // What any new file has; the umask takes away from it.
+    let permissions = fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Stdio},
 };
@@ -63,6 +64,39 @@ fn a_new_tool_runs_at_once_in_every_runtime() {
     let (code, _, err) = told(&["new", "-", "--runtime", "shell"]);
     assert!(code == 2 && !folder.path().join("-.sh").exists(), "{err}");
     assert_eq!(fs::read_to_string(folder.path().join("tools.toml")).unwrap(), before);
+}
+
+#[test]
+fn a_new_tool_is_made_as_a_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    // What is written fails: no file may grow, and the signal that says so is ignored.
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" new hello --runtime shell";
+    let mut command = Command::new("sh");
+    let output =
+        command.args(["-c", script, env!("CARGO_BIN_EXE_run-tool")]).current_dir(&folder).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && err.contains("hello.sh"), "{err}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left");
+}
+
+#[test]
+fn a_manifest_that_is_a_link_stays_one() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), with_manifest("version = 1\n# mine\n"));
+    let (link, target) = (folder.path().join("tools.toml"), elsewhere.path().join("tools.toml"));
+    symlink(&target, &link).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+    let told = |args: &[&str]| told(folder.path(), args);
+    let (code, _, err) = told(&["new", "hello", "--runtime", "shell"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(link.is_symlink(), "the link was replaced");
+    let text = fs::read_to_string(&target).unwrap();
+    assert!(text.contains("# mine") && text.contains("[tools.\"hello\"]"), "{text}");
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "something is left");
+    fs::remove_file(&target).unwrap();
+    let (code, _, err) = told(&["new", "other", "--runtime", "shell"]);
+    assert!(code == 2 && err.contains("a link to a file that is not there"), "{err}");
+    assert!(link.is_symlink() && !folder.path().join("other.sh").exists());
 }
 
 #[test]
