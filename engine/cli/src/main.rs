@@ -253,7 +253,7 @@ fn tell(end: &Result<Report, ExecutionError>, aloud: bool, words: Words) -> io::
         write_report(end, io::stdout().lock())?;
     } else if !words.events {
         if !words.quiet {
-            show::verdict(end);
+            show::verdict(end, words.column);
         }
         if let (Column::Run, Ok(report)) = (words.column, end) {
             let value = report.value.as_ref().unwrap_or(&serde_json::Value::Null);

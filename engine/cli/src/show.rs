@@ -13,7 +13,10 @@ use run_tool::{
 };
 use tokio::{runtime::Handle, time::timeout};
 
-use crate::values::{show_size, show_time};
+use crate::{
+    exit_code::Column,
+    values::{show_size, show_time},
+};
 
 /// What is shown while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +165,7 @@ impl ProgressLine {
 
 /// Says how it ended, on standard error: on a terminal always, elsewhere only what the exit code and the tool's own
 /// output do not say.
-pub(crate) fn verdict(end: &Result<Report, ExecutionError>) {
+pub(crate) fn verdict(end: &Result<Report, ExecutionError>, column: Column) {
     let report = match end {
         Ok(report) => report,
         Err(error) => error.report(),
@@ -172,7 +175,7 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>) {
     let green = Style::new().fg_color(Some(AnsiColor::Green.into()));
     let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
     let dim = Style::new().dimmed();
-    let told_by_exit_code = !terminal && speaks_for_itself(end);
+    let told_by_exit_code = !terminal && speaks_for_itself(end, column);
     let mut say = || -> io::Result<()> {
         for left in &report.residue {
             let how = if left.escaped { ", which had left the process group" } else { "" };
@@ -218,11 +221,14 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>) {
     let _ = say();
 }
 
-/// The tool's own exit code or success need no words of ours.
-fn speaks_for_itself(end: &Result<Report, ExecutionError>) -> bool {
+/// Success needs no words of ours, and neither does a command's own exit code, which becomes ours. A tool's does not.
+fn speaks_for_itself(end: &Result<Report, ExecutionError>, column: Column) -> bool {
     match end {
         Ok(_) => true,
-        Err(error) => matches!(error.kind(), ErrorKind::Process { status: run_tool::ExitStatus::Code(_) }),
+        Err(error) => {
+            let exited = matches!(error.kind(), ErrorKind::Process { status: run_tool::ExitStatus::Code(_) });
+            exited && column == Column::Exec
+        }
     }
 }
 

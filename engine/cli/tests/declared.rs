@@ -188,6 +188,15 @@ fn a_tool_that_is_asked_what_it_is_does_not_outlive_a_sigterm() {
 }
 
 #[test]
+fn a_tool_that_exits_by_itself_is_told_by_its_exit_code() {
+    let folder = with_manifest("version = 1\n[tools.t]\ncommand = [\"sh\", \"-c\", \"exit 7\"]\n");
+    let told = |args: &[&str]| told(folder.path(), args);
+    assert_eq!(told(&["run", "t"]), (1, String::new(), "run-tool: exited with code 7\n".into()));
+    assert_eq!(told(&["run", "t", "--quiet"]), (1, String::new(), String::new()));
+    assert_eq!(told(&["exec", "sh", "-c", "exit 7"]), (7, String::new(), String::new()));
+}
+
+#[test]
 fn a_call_may_lower_what_the_manifest_allows_and_not_raise_it() {
     let folder = with_manifest(
         "version = 1\n[tools.nap]\ncommand = [\"sleep\", \"100\"]\ntimeout = \"5s\"\nmax_timeout = \"6s\"\n\
