@@ -74,7 +74,8 @@ impl Runtime {
     /// The least version that can run a worker; `None` where there is no worker.
     pub fn least_version(self) -> Option<Version> {
         match self {
-            Runtime::Bun => Some(Version(1, 2, 0)),
+            // Before, a tsconfig.json of the working folder could put another file in the place of the worker.
+            Runtime::Bun => Some(Version(1, 2, 23)),
             Runtime::Node => Some(Version(20, 11, 0)),
             Runtime::Deno => Some(Version(2, 4, 0)),
             Runtime::Python => Some(Version(3, 9, 0)),
