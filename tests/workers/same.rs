@@ -126,6 +126,26 @@ fn every_row_ends_the_same_in_every_runtime() {
 }
 
 #[test]
+fn typescript_is_the_same_in_every_runtime_that_runs_it() {
+    let able = [Runtime::Bun, Runtime::Node, Runtime::Deno];
+    let file = fixtures().join("typescript.ts");
+    let tools = able.iter().fold(runtimes(Tools::builder()), |tools, runtime| {
+        tools.tool(Tool::script(runtime.name(), *runtime, &file))
+    });
+    with_engine(
+        |engine| engine.catalog(tools.build().expect("tools")),
+        |engine| async move {
+            for runtime in able {
+                let call = Call::tool(runtime.name(), json!({ "text": "one two three" }));
+                let report = succeeded(engine.start(call)).await;
+                assert_eq!(report.value, Some(json!({ "words": 3, "kind": 1 })), "{runtime}");
+                assert!(report.stderr.is_empty(), "{runtime}: {}", report.stderr.text());
+            }
+        },
+    );
+}
+
+#[test]
 fn where_the_languages_differ() {
     let rows = ["nan", "async-generator", "closes-channel", "open-child"].map(|row| (row, None));
     with_engine(
