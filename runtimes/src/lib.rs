@@ -3,6 +3,7 @@
 //! [`Tools`] is the [`Catalog`](tool_engine::Catalog) of an engine. A tool is a function in a file that a [`Runtime`]
 //! loads, or a plain command that gets its input as JSON on standard input.
 
+mod compiled;
 mod contract;
 pub mod manifest;
 mod probe;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Write},
@@ -23,7 +24,7 @@ use tool_sandbox::{LaunchSpec, Launcher, Process, ProcessGroups, Stdin};
 
 use crate::runtime::Version;
 
-/// How long a program may take to say its version.
+/// How long a program may take to say what it is asked for.
 const BOUND: Duration = Duration::from_secs(10);
 const FOR_EVER: Duration = Duration::MAX;
 
@@ -31,7 +32,7 @@ static KNOWN: LazyLock<Mutex<HashMap<Identity, Version>>> = LazyLock::new(Mutex:
 
 /// What a program is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Identity {
+pub(crate) struct Identity {
     path: PathBuf,
     inode: u64,
     size: u64,
@@ -39,7 +40,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(program: &Path) -> io::Result<Self> {
+    pub(crate) fn of(program: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(program)?;
         Ok(Self {
             path: program.to_owned(),
@@ -49,11 +50,15 @@ impl Identity {
         })
     }
 
-    /// The file that keeps the answer, in a folder that only we can write to.
-    fn file(&self, folder: &Path) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that keeps something about it, in a folder that only we can write to.
+    pub(crate) fn file(&self, folder: &Path, what: &str) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
-        folder.join(format!("version-{:016x}", hasher.finish()))
+        folder.join(format!("{what}-{:016x}", hasher.finish()))
     }
 }
 
@@ -66,13 +71,13 @@ pub(crate) fn version(program: &Path, folder: &Path) -> io::Result<Version> {
     if let Some(version) = known().get(&identity) {
         return Ok(*version);
     }
-    let file = identity.file(folder);
+    let file = identity.file(folder, "version");
     let kept = fs::read_to_string(&file).ok().and_then(|text| Version::find(&text));
     let version = match kept {
         Some(version) => version,
         None => {
             let version = ask(program)?;
-            keep(&file, version);
+            keep(&file, &version.to_string());
             version
         }
     };
@@ -85,30 +90,39 @@ fn known() -> std::sync::MutexGuard<'static, HashMap<Identity, Version>> {
 }
 
 /// Renamed into place, so that nobody reads half of it. When it cannot be kept it will be asked again.
-fn keep(file: &Path, version: Version) {
+pub(crate) fn keep(file: &Path, answer: &str) {
     let Some(folder) = file.parent() else { return };
     let kept = tempfile::NamedTempFile::new_in(folder).and_then(|mut temporary| {
-        writeln!(temporary, "{version}")?;
+        writeln!(temporary, "{answer}")?;
         temporary.persist(file).map_err(|error| error.error)
     });
     if let Err(error) = kept {
-        tracing::debug!(%error, file = %file.display(), "a runtime's version could not be kept");
+        tracing::debug!(%error, file = %file.display(), "what a runtime said could not be kept");
     }
 }
 
 fn ask(program: &Path) -> io::Result<Version> {
+    let text = say(program, vec!["--version".into()])?;
+    Version::find(&text).ok_or_else(|| {
+        let said: String = text.chars().take(100).collect();
+        io::Error::other(format!("`--version` says {said:?}, which is no version"))
+    })
+}
+
+/// What a program says that is started with these arguments, on both of its streams. Blocks, for 10 s at most.
+pub(crate) fn say(program: &Path, args: Vec<OsString>) -> io::Result<String> {
     let launched = ProcessGroups
         .launch(LaunchSpec {
             execution: "version".into(),
             program: program.into(),
-            args: vec!["--version".into()],
+            args,
             env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/tmp".into())],
             workdir: Some("/".into()),
             stdin: Stdin::Null,
         })
         .map_err(|error| io::Error::new(error.source.kind(), error.to_string()))?;
     let ended = wait(&launched.exit, BOUND);
-    // Whatever it left running is not wanted. What it wrote is in the pipe: a version is shorter than that.
+    // Whatever it left running is not wanted. What it wrote is in the pipe: what is asked for is shorter than that.
     launched.process.kill();
     reap(launched.process, launched.exit, BOUND);
     ended?;
@@ -123,11 +137,7 @@ fn ask(program: &Path) -> io::Result<Version> {
             text.extend_from_slice(&chunk[..read]);
         }
     }
-    let text = String::from_utf8_lossy(&text);
-    Version::find(&text).ok_or_else(|| {
-        let said: String = text.chars().take(100).collect();
-        io::Error::other(format!("`--version` says {said:?}, which is no version"))
-    })
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Reaps what was killed. What the kernel does not let die within the bound, on a disk that does not answer say, is
@@ -136,7 +146,7 @@ fn reap(mut process: Box<dyn Process>, exit: OwnedFd, bound: Duration) {
     let mut finish = move |ended: io::Result<()>| {
         let reaped = ended.and_then(|()| process.reap());
         if let Err(error) = &reaped {
-            tracing::debug!(%error, pid = process.id(), "a program that was asked for its version is not reaped yet");
+            tracing::debug!(%error, pid = process.id(), "a runtime that was asked something is not reaped yet");
         }
         // It may be somebody else who reaped it.
         reaped.is_ok() || process.has_exited().is_err()
@@ -146,7 +156,7 @@ fn reap(mut process: Box<dyn Process>, exit: OwnedFd, bound: Duration) {
     }
     let thread = std::thread::Builder::new().name("reap".into()).spawn(move || finish(wait(&exit, FOR_EVER)));
     if let Err(error) = thread {
-        tracing::warn!(%error, "a program that was asked for its version cannot be waited for; it may stay as a zombie");
+        tracing::warn!(%error, "a runtime that was asked something cannot be waited for; it may stay as a zombie");
     }
 }
 
@@ -163,7 +173,7 @@ fn wait(exit: &impl AsFd, bound: Duration) -> io::Result<()> {
             Ok(0) => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("`--version` did not end within {bound:?}"),
+                    format!("it did not end within {bound:?}"),
                 ));
             }
             Ok(_) => return Ok(()),

@@ -10,6 +10,7 @@ use std::{
 use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Secret, Target, environment};
 
 use crate::{
+    compiled,
     contract::ToolContract,
     manifest::Manifest,
     probe,
@@ -180,8 +181,11 @@ impl Tools {
         // Looked for at each call: what cleans up temporary folders may have taken it.
         let folder = worker::own_folder(&self.worker_dir).map_err(lost)?;
         let version = self.fitting(tool, runtime, program, entry, &folder)?;
-        let worker = worker.install(&folder).map_err(lost)?;
-        Ok(Loader { worker, version, folder })
+        let installed = worker.install(&folder).map_err(lost)?;
+        if let (Some(file), Some(_)) = (&installed.compiles, version) {
+            compiled::keep(program, file);
+        }
+        Ok(Loader { worker: installed.start, version, folder })
     }
 
     /// The version of a runtime, if it can run this file; `None` where that is told by starting it.

@@ -14,10 +14,17 @@ use nix::unistd::geteuid;
 use crate::runtime::Runtime;
 
 /// For bun, node and deno.
-const JAVASCRIPT: Worker = Worker { name: "worker.mjs", source: include_str!("../workers/worker.mjs") };
+const JAVASCRIPT: Worker =
+    Worker { files: &[("worker.mjs", include_str!("../workers/worker.mjs"))], compiles: false };
 
 /// For python.
-const PYTHON: Worker = Worker { name: "worker.py", source: include_str!("../workers/worker.py") };
+const PYTHON: Worker = Worker {
+    files: &[
+        ("start.py", include_str!("../workers/start.py")),
+        ("worker.py", include_str!("../workers/worker.py")),
+    ],
+    compiles: true,
+};
 
 /// The folder below `parent` that is this user's, and that only they can write to; made if it is not there yet. One a
 /// user, so that users of a shared /tmp do not trip over each other. Blocks.
@@ -32,8 +39,19 @@ pub(crate) fn own_folder(parent: &Path) -> io::Result<PathBuf> {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Worker {
-    name: &'static str,
-    source: &'static str,
+    /// Names and contents. The first is what the runtime starts.
+    files: &'static [(&'static str, &'static str)],
+    /// Whether the last is [compiled](crate::compiled) once rather than at each start.
+    compiles: bool,
+}
+
+/// Where a worker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installed {
+    /// What the runtime starts.
+    pub(crate) start: PathBuf,
+    /// What is compiled once rather than at each start.
+    pub(crate) compiles: Option<PathBuf>,
 }
 
 impl Worker {
@@ -50,20 +68,24 @@ impl Worker {
     ///
     /// # Errors
     /// When it cannot be written, or somebody else could change it there.
-    pub(crate) fn install(&self, own: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn install(&self, own: &Path) -> io::Result<Installed> {
         let mut hasher = DefaultHasher::new();
-        self.source.hash(&mut hasher);
+        self.files.hash(&mut hasher);
         let folder = own.join(format!("{:016x}", hasher.finish()));
-        let path = folder.join(self.name);
         make_private(&folder)?;
-        if fs::read(&path).is_ok_and(|content| content == self.source.as_bytes()) {
-            return Ok(path);
+        for (name, content) in self.files {
+            let path = folder.join(name);
+            if fs::read(&path).is_ok_and(|there| there == content.as_bytes()) {
+                continue;
+            }
+            // Renamed into place, so that nobody ever loads half of it.
+            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+            file.write_all(content.as_bytes())?;
+            file.persist(&path).map_err(|error| error.error)?;
         }
-        // Renamed into place, so that nobody ever loads half of it.
-        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-        file.write_all(self.source.as_bytes())?;
-        file.persist(&path).map_err(|error| error.error)?;
-        Ok(path)
+        let path = |file: Option<&(&str, &str)>| file.map(|(name, _)| folder.join(name));
+        let start = path(self.files.first()).unwrap_or_default();
+        Ok(Installed { start, compiles: path(self.files.last().filter(|_| self.compiles)) })
     }
 }
 
@@ -94,13 +116,14 @@ mod tests {
     fn it_is_written_once_and_mended_when_it_was_changed() {
         let parent = tempfile::tempdir().unwrap();
         let own = own_folder(parent.path()).unwrap();
-        let path = JAVASCRIPT.install(&own).unwrap();
+        let installed = JAVASCRIPT.install(&own).unwrap();
+        let path = &installed.start;
         let written = path.metadata().unwrap().ino();
-        assert_eq!(JAVASCRIPT.install(&own).unwrap(), path);
+        assert_eq!(JAVASCRIPT.install(&own).unwrap(), installed);
         assert_eq!(path.metadata().unwrap().ino(), written);
-        fs::write(&path, "changed").unwrap();
+        fs::write(path, "changed").unwrap();
         JAVASCRIPT.install(&own).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), JAVASCRIPT.source);
+        assert_eq!(fs::read_to_string(path).unwrap(), JAVASCRIPT.files[0].1);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
     }
 
@@ -116,7 +139,7 @@ mod tests {
         assert_eq!(own_folder(parent.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).unwrap();
         let own = own_folder(parent.path()).unwrap();
-        let folder = JAVASCRIPT.install(&own).unwrap().parent().unwrap().to_owned();
+        let folder = JAVASCRIPT.install(&own).unwrap().start.parent().unwrap().to_owned();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
         assert_eq!(JAVASCRIPT.install(&own).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }

@@ -1,9 +1,11 @@
 # The worker for Python tools (CPython 3.9 and later): loads one tool, answers one call, exits.
 #
-#   python3 -I -B -X utf8 worker.py TOOL [EXPORT]
+#   python3 -I -B -X utf8 start.py TOOL [EXPORT]
+#
+# start.py runs this file as if it were started itself, but does not compile it each time.
 #
 # -I keeps out what would run, or change what runs: PYTHON* variables, the user's site-packages, the working folder and
-# this file's own. The site-packages of a virtual environment stay. -B leaves no __pycache__ behind. -X utf8 is for the
+# the worker's own. The site-packages of a virtual environment stay. -B leaves no __pycache__ behind. -X utf8 is for the
 # files a tool opens; the streams are UTF-8 without it too. The tool's own folder is the first on sys.path.
 #
 # It speaks JSON lines with the engine over two FIFOs in the folder $RUN_TOOL_CHANNEL:

@@ -1,13 +1,17 @@
 //! What lies around in the working folder, or is missing from the machine.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 use support::{failed, succeeded, with_engine};
 use tool_engine::{Call, ErrorKind, LaunchStep};
 use tool_runtimes::{Runtime, Tool, Tools};
 
-use super::{fixtures, with_tool};
+use super::{fixtures, installed, with_tool};
 
 #[test]
 fn files_of_the_working_folder_change_nothing() {
@@ -33,6 +37,51 @@ fn files_of_the_working_folder_change_nothing() {
             report.stderr.text()
         );
     });
+}
+
+#[test]
+fn the_worker_for_python_is_compiled_once_and_what_is_stale_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let compiled = || {
+        let found = walk(folder.path());
+        found.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "pyc")).collect()
+    };
+    let python = installed(".venv/bin/python3");
+    let tools = Tools::builder()
+        .worker_dir(folder.path())
+        .runtime(Runtime::Python, python)
+        .tool(Tool::script("t", Runtime::Python, fixtures().join("default.py")));
+    let tools = tools.build().unwrap();
+    with_engine(
+        |engine| engine.catalog(tools),
+        |engine| async move {
+            let call = async || {
+                let call = Call::tool("t", json!({ "text": "a b c" }));
+                let report = succeeded(engine.start(call)).await;
+                assert_eq!((report.value, report.stderr.text().as_ref()), (Some(json!({ "words": 3 })), ""));
+            };
+            call().await;
+            let [file]: [PathBuf; 1] = Vec::try_into(compiled()).unwrap();
+            let inode = file.metadata().unwrap().ino();
+            call().await;
+            assert_eq!(file.metadata().unwrap().ino(), inode, "it was made again");
+            // As another version of Python would have left it; and one of another source.
+            let good = fs::read(&file).unwrap();
+            for place in [0, 8] {
+                let mut stale = good.clone();
+                stale[place] ^= 1;
+                fs::write(&file, stale).unwrap();
+                call().await;
+            }
+        },
+    );
+}
+
+/// All files below a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 #[test]
