@@ -26,6 +26,7 @@
 mod declaration;
 mod diagnostic;
 mod files;
+mod json_place;
 mod paths;
 mod quantity;
 mod reader;

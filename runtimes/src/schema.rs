@@ -52,6 +52,26 @@ impl Schema {
         }
     }
 
+    /// Everything that is wrong with a schema, as far as that can be told at once; at most 20 mistakes.
+    pub fn mistakes(source: &Value) -> Vec<SchemaError> {
+        const MOST: usize = 20;
+        let mut rest = source.clone();
+        let mut found: Vec<SchemaError> = Vec::new();
+        // The first is told, mended, and so on. A mistake that is still there after the first try is taken out.
+        for _ in 0..2 * MOST {
+            let Err(error) = Self::new(rest.clone()) else { break };
+            let again = found.iter().any(|known| known.pointer == error.pointer);
+            let mended = mend(&mut rest, &error.pointer, again);
+            if !again {
+                found.push(error);
+            }
+            if !mended || found.len() == MOST {
+                break;
+            }
+        }
+        found
+    }
+
     /// The schema as it was given.
     pub fn source(&self) -> &Value {
         &self.compiled.source
@@ -82,9 +102,10 @@ impl PartialEq for Schema {
 }
 
 impl SchemaError {
-    /// The pointer as it is appended to a file's name.
-    pub(crate) fn pointer_after(&self, sign: &str) -> String {
-        if self.pointer.is_empty() { String::new() } else { format!("{sign}{}", self.pointer) }
+    /// What is wrong, with the place in the schema.
+    pub(crate) fn placed(&self) -> String {
+        let place = if self.pointer.is_empty() { "" } else { ": " };
+        format!("{}{place}{}", self.pointer, self.message)
     }
 
     fn of(source: &Value, error: &ValidationError<'_>) -> Self {
@@ -137,6 +158,32 @@ impl SchemaError {
     }
 }
 
+/// Puts something harmless in the place of a mistake: a schema that allows everything, or nothing at all. Of a list, which
+/// would have other places then, that is done to the whole.
+fn mend(schema: &mut Value, pointer: &str, remove: bool) -> bool {
+    let Some((parent, name)) = pointer.rsplit_once('/') else { return false };
+    match schema.pointer_mut(parent) {
+        Some(Value::Object(fields)) => {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            match fields.get_mut(&name) {
+                // It has to refer to something, and cannot be a truth value.
+                Some(_)
+                    if remove || matches!(name.as_str(), "$ref" | "$dynamicRef" | "$schema" | "pattern") =>
+                {
+                    fields.shift_remove(&name).is_some()
+                }
+                Some(value) => {
+                    *value = Value::Bool(true);
+                    true
+                }
+                None => false,
+            }
+        }
+        Some(Value::Array(_)) => mend(schema, parent, true),
+        _ => false,
+    }
+}
+
 /// Where a schema refers to something that ends so.
 fn find_reference(schema: &Value, to: &str, at: &mut String) -> Option<String> {
     let below = |name: &str, value: &Value, at: &mut String| {
@@ -174,6 +221,40 @@ mod tests {
         assert!(text.starts_with("/properties/a/type: ") && text.contains("text"), "{text}");
         let text = wrong(json!({ "required": "a" }));
         assert_eq!(text, "/required: is \"a\", not a list; see JSON Schema 2020-12");
+    }
+
+    #[test]
+    fn all_mistakes_are_found_at_once() {
+        let schema = json!({
+            "$defs": { "a": 5, "b": { "$ref": "#/$defs/a" } },
+            "type": "objet",
+            "required": ["a", 1],
+            "properties": {
+                "a": { "pattern": "(a" },
+                "b": { "$ref": "other.json" },
+                "c": { "$ref": "#/$defs/gone" },
+                "d/e": { "minLength": -1, "pattern": "(b)\\1" },
+            },
+            "anyOf": [{ "type": "text" }, { "maximum": "1" }],
+        });
+        let mut found: Vec<_> =
+            Schema::mistakes(&schema).into_iter().map(|mistake| mistake.pointer).collect();
+        found.sort();
+        let expected = [
+            "/$defs/a",
+            "/anyOf/0/type",
+            "/anyOf/1/maximum",
+            "/properties/a/pattern",
+            "/properties/b/$ref",
+            "/properties/c/$ref",
+            "/properties/d~1e/minLength",
+            "/properties/d~1e/pattern",
+            "/required/1",
+            "/type",
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(Schema::mistakes(&json!(3)).len(), 1);
+        assert!(Schema::mistakes(&json!({ "type": "object" })).is_empty());
     }
 
     #[test]

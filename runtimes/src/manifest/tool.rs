@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::{
     declaration::{Annotations, Declaration},
     diagnostic::Diagnostic,
-    paths,
+    json_place, paths,
     reader::{Item, Source, Table, boolean, json, kind, locate, path, string, suggestion, words},
     settings::{Settings, names},
 };
@@ -253,19 +253,19 @@ fn schema(table: &mut Table<'_>, key: &'static str) -> Option<Schema> {
     let at = value.span().start;
     match value.get_ref() {
         DeValue::Table(_) => {
-            let (at, message, hint) = match json(value) {
-                Ok(json) => match Schema::new(json) {
-                    Ok(schema) => return Some(schema),
-                    Err(error) => {
-                        let place = if error.pointer.is_empty() { "" } else { ": " };
-                        let message = format!("{}{place}{}", error.pointer, error.message);
-                        (locate(value, &error.pointer), message, error.hint)
-                    }
-                },
-                Err((at, (message, hint))) => (at, message, hint),
+            let json = match json(value) {
+                Ok(json) => json,
+                Err((at, (message, hint))) => {
+                    source.say(at, format!("{name}: {message}"), hint);
+                    return None;
+                }
             };
-            source.say(at, format!("{name}: {message}"), hint);
-            None
+            let mistakes = Schema::mistakes(&json);
+            for mistake in &mistakes {
+                let at = locate(value, &mistake.pointer);
+                source.say(at, format!("{name}: {}", mistake.placed()), mistake.hint.as_str());
+            }
+            if mistakes.is_empty() { Schema::new(json).ok() } else { None }
         }
         DeValue::String(_) => {
             let made = path(value.get_ref()).and_then(|written| {
@@ -297,28 +297,27 @@ fn schema_file(source: &Source<'_>, at: usize, name: &str, written: &Path, real:
             return None;
         }
     };
+    let text = String::from_utf8_lossy(&bytes);
+    let file = source.shown.parent().unwrap_or(Path::new("")).join(written);
+    let note = |offset: usize, message: String, hint: String| {
+        source.log.note(source.number, at, Diagnostic::at(&file, &text, offset, message, Some(hint)));
+    };
     let value: Json = match serde_json::from_slice(&bytes) {
         Ok(value) => value,
         Err(error) => {
-            let text = String::from_utf8_lossy(&bytes);
             let start =
                 text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
             let message = error.to_string();
             let message = message.rsplit_once(" at line").map_or(message.as_str(), |(message, _)| message);
-            let file = source.shown.parent().unwrap_or(Path::new("")).join(written);
             let offset = start + error.column().saturating_sub(1);
-            let message = format!("is no JSON: {message}");
-            let hint = Some(format!("it is the schema {name}"));
-            source.log.note(source.number, at, Diagnostic::at(&file, &text, offset, message, hint));
+            note(offset, format!("is no JSON: {message}"), format!("it is the schema {name}"));
             return None;
         }
     };
-    match Schema::new(value) {
-        Ok(schema) => Some(schema),
-        Err(error) => {
-            let message = format!("{name}: {shown}{}: {}", error.pointer_after("#"), error.message);
-            source.say(at, message, error.hint);
-            None
-        }
+    let mistakes = Schema::mistakes(&value);
+    for mistake in &mistakes {
+        let hint = format!("{}; it is the schema {name}", mistake.hint);
+        note(json_place::locate(&text, &mistake.pointer), mistake.placed(), hint);
     }
+    if mistakes.is_empty() { Schema::new(value).ok() } else { None }
 }
