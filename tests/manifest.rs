@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::json;
 use snapbox::Data;
-use tool_engine::{AfterExit, Level, Limits, Network, ResourceLimits};
+use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits};
 use tool_runtimes::manifest::{Declaration, Manifest, Retry, Warm};
 
 fn folder(name: &str) -> PathBuf {
@@ -80,6 +80,8 @@ fn everything_that_can_be_set_is_what_it_says() {
         idle_timeout: Some(Duration::from_secs(5)),
         kill_grace: Some(Duration::ZERO),
         after_exit: Some(AfterExit::Linger(Duration::from_secs(2))),
+        drain: Some(Duration::from_millis(250)),
+        overflow: Some(Overflow::Fail),
         stdout: Some(10 << 20),
         stderr: Some(4096),
         message: Some(64 << 20),

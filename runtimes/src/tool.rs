@@ -10,6 +10,7 @@ use crate::{
     manifest::{Annotations, Declaration, Retry, Warm},
     runtime::Runtime,
     schema::Schema,
+    units,
 };
 
 /// A tool: its name and what it is made of.
@@ -185,6 +186,10 @@ impl Tool {
             "timeout_s": self.limits.timeout.map(seconds),
             "max_timeout_s": self.max_timeout.map(seconds),
             "idle_timeout_s": self.limits.idle_timeout.map(seconds),
+            "kill_grace_s": self.limits.kill_grace.map(seconds),
+            "after_exit": self.limits.after_exit.map(units::show_after_exit),
+            "drain_s": self.limits.drain.map(seconds),
+            "overflow": self.limits.overflow.map(units::show_overflow),
             "limits": left({
                 let resources = &self.resources;
                 json!({

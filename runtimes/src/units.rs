@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tool_engine::AfterExit;
+use tool_engine::{AfterExit, Overflow};
 
 /// A time such as `30s`, `1m 30s`, `200ms`.
 ///
@@ -49,6 +49,35 @@ pub fn parse_after_exit(text: &str) -> Result<AfterExit, String> {
     }
 }
 
+/// As [`parse_after_exit`] reads it.
+pub fn show_after_exit(after_exit: AfterExit) -> String {
+    match after_exit {
+        AfterExit::Linger(how_long) => format!("linger:{}", humantime::format_duration(how_long)),
+        AfterExit::Wait => "wait".into(),
+        AfterExit::Kill => "kill".into(),
+    }
+}
+
+/// `truncate` or `fail`.
+///
+/// # Errors
+/// What there is.
+pub fn parse_overflow(text: &str) -> Result<Overflow, String> {
+    match text {
+        "truncate" => Ok(Overflow::Truncate),
+        "fail" => Ok(Overflow::Fail),
+        _ => Err(format!("{text:?} is none of these; write truncate or fail")),
+    }
+}
+
+/// As [`parse_overflow`] reads it.
+pub fn show_overflow(overflow: Overflow) -> &'static str {
+    match overflow {
+        Overflow::Truncate => "truncate",
+        Overflow::Fail => "fail",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +99,17 @@ mod tests {
         for wrong in ["", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB", "1 2"] {
             assert!(parse_size(wrong).unwrap_err().contains("; write it as"), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        for after_exit in [AfterExit::Wait, AfterExit::Kill, AfterExit::Linger(Duration::from_millis(1500))] {
+            assert_eq!(parse_after_exit(&show_after_exit(after_exit)), Ok(after_exit));
+        }
+        for overflow in [Overflow::Truncate, Overflow::Fail] {
+            assert_eq!(parse_overflow(show_overflow(overflow)), Ok(overflow));
+        }
+        assert!(parse_overflow("drop").unwrap_err().contains("; write "));
     }
 
     #[test]

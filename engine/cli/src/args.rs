@@ -2,8 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use run_tool::{AfterExit, units};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use run_tool::{AfterExit, Overflow, units};
 
 use crate::{exit_code, values};
 
@@ -175,9 +175,9 @@ pub(crate) struct Common {
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     pub(crate) max_output: Option<u64>,
 
-    /// What happens past that: keep head and tail, or end the call
-    #[arg(long, value_name = "WHAT", default_value = "truncate")]
-    pub(crate) overflow: OnOverflow,
+    /// What happens past that: keep head and tail, or end the call [default: the tool's, or truncate]
+    #[arg(long, value_name = "WHAT", value_parser = values::overflow())]
+    pub(crate) overflow: Option<Overflow>,
 
     /// Print one report as JSON instead of anything else
     #[arg(long, conflicts_with = "events")]
@@ -194,10 +194,4 @@ pub(crate) struct Common {
     /// Say nothing of our own: no progress, no verdict
     #[arg(long, short)]
     pub(crate) quiet: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnOverflow {
-    Truncate,
-    Fail,
 }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use run_tool::{Call, Engine, Limits, Manifest, Overflow, Runtime, Stdin, Tool, Tools};
+use run_tool::{Call, Engine, Limits, Manifest, Runtime, Stdin, Tool, Tools};
 use serde_json::Value;
 
 use crate::{
-    args::{Common, Exec, OnOverflow, Run},
+    args::{Common, Exec, Run},
     declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
@@ -135,10 +135,7 @@ fn common(mut call: Call, args: &Common) -> Result<Call> {
             after_exit: args.after_exit,
             stdout: args.max_output,
             stderr: args.max_output,
-            overflow: Some(match args.overflow {
-                OnOverflow::Truncate => Overflow::Truncate,
-                OnOverflow::Fail => Overflow::Fail,
-            }),
+            overflow: args.overflow,
             ..Limits::default()
         })
         .back_pressure();

@@ -2,11 +2,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use run_tool::{Runtime, units};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use run_tool::{Overflow, Runtime, units};
 
 /// A time, or `none` for as good as for ever.
 pub(crate) fn time_or_none(text: &str) -> Result<Duration, String> {
     if text == "none" { Ok(Duration::MAX) } else { units::parse_time(text) }
+}
+
+/// `truncate` or `fail`; completions offer them.
+pub(crate) fn overflow() -> impl TypedValueParser<Value = Overflow> {
+    PossibleValuesParser::new(["truncate", "fail"]).try_map(|text| units::parse_overflow(&text))
 }
 
 /// `NAME=VALUE`.

@@ -197,6 +197,24 @@ fn a_tool_that_exits_by_itself_is_told_by_its_exit_code() {
 }
 
 #[test]
+fn what_the_manifest_says_of_too_much_output_counts_unless_the_call_says_otherwise() {
+    let folder = with_manifest(
+        "version = 1\n[tools.t]\ncommand = [\"sh\", \"-c\", \"seq 1000 >&2\"]\noverflow = \"fail\"\ndrain = \"250ms\"\n\
+         after_exit = \"linger:1s\"\nlimits.stderr = \"1KiB\"\n",
+    );
+    let told = |args: &[&str]| told(folder.path(), args);
+    let (code, _, err) = told(&["run", "t"]);
+    assert_eq!(code, 123, "{err}");
+    let (code, _, err) = told(&["run", "t", "--overflow", "truncate"]);
+    assert_eq!(code, 0, "{err}");
+    let (code, out, err) = told(&["describe", "t", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let document: Value = serde_json::from_str(&out).unwrap();
+    let shown = ["overflow", "drain_s", "after_exit"].map(|field| document[field].clone());
+    assert_eq!(shown, [json!("fail"), json!(0.25), json!("linger:1s")]);
+}
+
+#[test]
 fn a_call_may_lower_what_the_manifest_allows_and_not_raise_it() {
     let folder = with_manifest(
         "version = 1\n[tools.nap]\ncommand = [\"sleep\", \"100\"]\ntimeout = \"5s\"\nmax_timeout = \"6s\"\n\

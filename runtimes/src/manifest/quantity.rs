@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use toml::de::DeValue;
-use tool_engine::{AfterExit, Level, Network};
+use tool_engine::{AfterExit, Level, Network, Overflow};
 
 use super::{
     declaration::Warm,
@@ -86,6 +86,10 @@ pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Complaint> {
 
 pub(super) fn after_exit(value: &DeValue<'_>) -> Result<AfterExit, Complaint> {
     units::parse_after_exit(&string(value)?).map_err(complaint)
+}
+
+pub(super) fn overflow(value: &DeValue<'_>) -> Result<Overflow, Complaint> {
+    units::parse_overflow(&string(value)?).map_err(complaint)
 }
 
 pub(super) fn network(value: &DeValue<'_>) -> Result<Network, Complaint> {

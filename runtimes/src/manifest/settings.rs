@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tool_engine::{AfterExit, Level, Limits, Network, Policy, ResourceLimits, environment};
+use tool_engine::{AfterExit, Level, Limits, Network, Overflow, Policy, ResourceLimits, environment};
 
 use super::{
     declaration::{Retry, Warm},
     paths,
-    quantity::{after_exit, count, level, network, share, size, time, time_or_zero, warm},
+    quantity::{after_exit, count, level, network, overflow, share, size, time, time_or_zero, warm},
     reader::{Item, Source, Table, boolean, path, string},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Settings {
     idle: Maybe<Duration>,
     kill_grace: Maybe<Duration>,
     after_exit: Maybe<AfterExit>,
+    drain: Maybe<Duration>,
+    overflow: Maybe<Overflow>,
     memory: Maybe<u64>,
     pids: Maybe<u32>,
     cpus: Maybe<f64>,
@@ -56,6 +58,8 @@ impl Settings {
             idle: table.read("idle", time),
             kill_grace: table.read("kill_grace", time_or_zero),
             after_exit: table.read("after_exit", after_exit),
+            drain: table.read("drain", time_or_zero),
+            overflow: table.read("overflow", overflow),
             env_pass: names(table, "env_pass"),
             warm: table.read("warm", warm),
             ..Self::default()
@@ -143,6 +147,8 @@ impl Settings {
             idle,
             kill_grace,
             after_exit,
+            drain,
+            overflow,
             memory,
             pids,
             cpus,
@@ -213,6 +219,8 @@ impl Settings {
             idle_timeout: value(&self.idle),
             kill_grace: value(&self.kill_grace),
             after_exit: value(&self.after_exit),
+            drain: value(&self.drain),
+            overflow: value(&self.overflow),
             stdout: value(&self.stdout),
             stderr: value(&self.stderr),
             message: value(&self.message),
