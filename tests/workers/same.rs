@@ -14,7 +14,7 @@ use super::{fixtures, runtimes, told};
 const RUNTIMES: [Runtime; 4] = [Runtime::Bun, Runtime::Node, Runtime::Deno, Runtime::Python];
 
 /// The programs: each is there as `NAME.mjs` and as `NAME.py`; and the export that is the tool.
-const ROWS: [(&str, Option<&str>); 31] = [
+const ROWS: [(&str, Option<&str>); 33] = [
     ("default", None),
     ("named", Some("wordCount")),
     ("several-functions", Some("second")),
@@ -29,6 +29,8 @@ const ROWS: [(&str, Option<&str>); 31] = [
     ("throws-error", None),
     ("throws-class", None),
     ("throws-cause", None),
+    ("uncaught-timer", None),
+    ("uncaught-after", None),
     ("exits-seven", None),
     ("exits-zero", None),
     ("exits-after-output", None),
@@ -70,12 +72,18 @@ fn name(runtime: Runtime, row: &str, export: Option<&str>) -> String {
 
 /// What must be the same: the value as JSON, or what went wrong. The words of a language's own errors are its own.
 fn outcome(end: &Result<Report, ExecutionError>) -> String {
-    match end.as_ref().map_err(ExecutionError::kind) {
+    match end {
         Ok(report) => format!("ok: {}", report.value.as_ref().unwrap_or(&Value::Null)),
-        Err(ErrorKind::Tool(error)) if error.phase == ToolPhase::Run => format!("thrown: {}", error.message),
-        Err(ErrorKind::Tool(error)) => format!("{:?}", error.phase),
-        Err(ErrorKind::Protocol { fault, .. }) => format!("{fault:?}"),
-        Err(kind) => kind.to_string(),
+        Err(error) => outcome_of(error.kind()),
+    }
+}
+
+fn outcome_of(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::Tool(error) if error.phase == ToolPhase::Run => format!("thrown: {}", error.message),
+        ErrorKind::Tool(error) => format!("{:?}", error.phase),
+        ErrorKind::Protocol { fault, .. } => format!("{fault:?}"),
+        kind => kind.to_string(),
     }
 }
 
@@ -121,6 +129,119 @@ fn every_row_ends_the_same_in_every_runtime() {
                 }
             }
             assert!(different.is_empty(), "{different:#?}");
+        },
+    );
+}
+
+#[test]
+fn what_is_thrown_has_the_same_fields_and_cause_in_every_runtime() {
+    let rows = ["throws-error", "throws-cause"].map(|row| (row, None));
+    with_engine(
+        |engine| engine.catalog(catalog(&rows)),
+        |engine| async move {
+            for runtime in RUNTIMES {
+                let thrown = async |row| {
+                    let call = Call::tool(name(runtime, row, None), json!({ "text": "" }));
+                    let (kind, _) = failed(engine.start(call)).await;
+                    let ErrorKind::Tool(error) = kind else { panic!("{runtime} {row}: {kind}") };
+                    assert!(error.stack.is_some_and(|stack| stack.contains(row)), "{runtime} {row}");
+                    (error.phase, error.message, error.data.unwrap_or_default())
+                };
+                let data = json!({ "code": "E_INPUT", "at": { "line": 3 } });
+                assert_eq!(
+                    thrown("throws-error").await,
+                    (ToolPhase::Run, "bad input".into(), data),
+                    "{runtime}"
+                );
+                let (phase, message, data) = thrown("throws-cause").await;
+                assert_eq!((phase, message.as_str()), (ToolPhase::Run, "outer"), "{runtime}");
+                let (inner, root) = (&data["cause"], &data["cause"]["data"]["cause"]);
+                assert_eq!(inner["message"], "inner", "{runtime}: {data}");
+                // A KeyError shows its key as Python writes it.
+                let of_root = if runtime == Runtime::Python { "'root'" } else { "root" };
+                assert_eq!(root["message"], of_root, "{runtime}: {data}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_file_that_takes_the_channels_place_gets_nothing_of_it_in_any_runtime() {
+    with_engine(
+        |engine| engine.catalog(catalog(&[("reuses-channel", None)])),
+        |engine| async move {
+            for runtime in RUNTIMES {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let call = Call::tool(name(runtime, "reuses-channel", None), json!({ "file": file.path() }));
+                let (kind, _) = failed(engine.start(call)).await;
+                // Among what it closes is Node's own, which aborts.
+                let by_itself = kind == ErrorKind::Process { status: ExitStatus::Signal(6) };
+                let exited = matches!(kind, ErrorKind::Process { status: ExitStatus::Code(1..) });
+                assert!(exited || (by_itself && runtime == Runtime::Node), "{runtime}: {kind}");
+                assert_eq!(file.as_file().metadata().unwrap().len(), 0, "{runtime}");
+            }
+        },
+    );
+}
+
+#[test]
+fn what_is_waited_for_in_vain_is_told_where_the_runtime_can_tell() {
+    const NEVER: &str = "nothing is left that could settle the promise the tool waits for";
+    let able = [Runtime::Bun, Runtime::Node, Runtime::Deno];
+    let tools = able.iter().fold(runtimes(Tools::builder()), |tools, runtime| {
+        let file = fixtures().join("load-never.mjs");
+        tools.tool(Tool::script(name(*runtime, "load-never", None), *runtime, file))
+    });
+    with_engine(
+        |engine| engine.catalog(tools.build().expect("tools")),
+        |engine| async move {
+            for runtime in able {
+                let (kind, report) =
+                    failed(engine.start(Call::tool(name(runtime, "load-never", None), 1))).await;
+                match kind {
+                    ErrorKind::Tool(error) if runtime != Runtime::Deno => {
+                        assert_eq!((error.phase, error.message.as_str()), (ToolPhase::Load, NEVER));
+                    }
+                    // Deno finds it out itself, ends, and says so.
+                    ErrorKind::Process { status: ExitStatus::Code(1) } if runtime == Runtime::Deno => {
+                        assert!(report.stderr.text().contains("never resolved"), "{}", report.stderr.text());
+                    }
+                    other => panic!("{runtime}: {other}"),
+                }
+            }
+        },
+    );
+    with_engine(
+        |engine| engine.catalog(catalog(&[("never-settles", None)])),
+        |engine| async move {
+            for runtime in RUNTIMES {
+                let call = Call::tool(name(runtime, "never-settles", None), 1);
+                if runtime == Runtime::Python {
+                    // A loop of asyncio's cannot know that nothing will come any more.
+                    let call = call.timeout(std::time::Duration::from_millis(700));
+                    let (kind, _) = failed(engine.start(call)).await;
+                    assert_eq!(kind.name(), "timeout", "{kind}");
+                } else {
+                    let (kind, _) = failed(engine.start(call)).await;
+                    assert_eq!(outcome_of(&kind), format!("thrown: {NEVER}"), "{runtime}");
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn a_value_that_is_too_deep_is_no_result() {
+    with_engine(
+        |engine| engine.catalog(catalog(&[("deep", None)])),
+        |engine| async move {
+            for runtime in RUNTIMES {
+                let (kind, _) = failed(engine.start(Call::tool(name(runtime, "deep", None), 1))).await;
+                let outcome = outcome_of(&kind);
+                // Newer V8 writes it, whatever the depth; then it is the engine that does not read it.
+                let written = outcome == "NoResult" && [Runtime::Node, Runtime::Deno].contains(&runtime);
+                assert!(outcome == "Result" || written, "{runtime}: {kind}");
+            }
         },
     );
 }
