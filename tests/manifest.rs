@@ -15,7 +15,10 @@ use std::{
 use serde_json::json;
 use snapbox::Data;
 use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits};
-use tool_runtimes::manifest::{Declaration, Manifest, Retry, Warm};
+use tool_runtimes::{
+    Runtime, Source, Tool,
+    manifest::{Manifest, Retry, Warm},
+};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("manifest").join(name)
@@ -25,8 +28,13 @@ fn good(name: &str) -> Manifest {
     Manifest::load(folder("good").join(name)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn tool<'m>(manifest: &'m Manifest, name: &str) -> &'m Declaration {
+fn tool<'m>(manifest: &'m Manifest, name: &str) -> &'m Tool {
     manifest.tools.iter().find(|tool| tool.name == name).unwrap()
+}
+
+/// A tool that is a file.
+fn script(runtime: Runtime, entry: PathBuf, export: Option<&str>) -> Source {
+    Source::Script { runtime, entry, export: export.map(str::to_owned) }
 }
 
 #[test]
@@ -69,11 +77,10 @@ fn a_file_that_cannot_be_read_is_an_error_too() {
 fn everything_that_can_be_set_is_what_it_says() {
     let manifest = good("everything.toml");
     let folder = folder("good").canonicalize().unwrap();
-    assert_eq!(manifest.runtimes["bun"], folder.join("node_modules/.bin/bun"));
+    assert_eq!(manifest.runtimes[&Runtime::Bun], folder.join("node_modules/.bin/bun"));
     let tool = tool(&manifest, "word-count");
     assert_eq!(tool.description.as_deref(), Some("Count words in a text"));
-    assert_eq!((tool.runtime.as_str(), tool.export.as_deref()), ("bun", Some("wordCount")));
-    assert_eq!(tool.entry.as_ref(), Some(&folder.join("tools/words.ts")));
+    assert_eq!(tool.source, script(Runtime::Bun, folder.join("tools/words.ts"), Some("wordCount")));
     assert_eq!(tool.max_timeout, Some(Duration::from_secs(90)));
     let limits = Limits {
         timeout: Some(Duration::from_secs(30)),
@@ -132,7 +139,7 @@ fn a_tool_wins_over_the_defaults_key_by_key() {
     let manifest = good("defaults.toml");
     let folder = folder("good").canonicalize().unwrap();
     let own = tool(&manifest, "own");
-    assert_eq!(own.command, [folder.join("bin/own").to_str().unwrap(), "x"]);
+    assert_eq!(own.source, Source::Command(vec![folder.join("bin/own").into(), "x".into()]));
     assert_eq!(own.limits.timeout, Some(Duration::from_secs(5)));
     assert_eq!((own.resources.memory, own.resources.pids), (Some(512 << 20), Some(9)));
     assert_eq!((own.policy.network, own.policy.ro.len()), (Some(Network::Host), 0));
@@ -143,7 +150,7 @@ fn a_tool_wins_over_the_defaults_key_by_key() {
     assert_eq!(own.warm, Warm::Auto);
 
     let plain = tool(&manifest, "plain");
-    assert_eq!((plain.runtime.as_str(), plain.command.join(" ").as_str()), ("command", "git log"));
+    assert_eq!(plain.source, Source::Command(vec!["git".into(), "log".into()]));
     assert_eq!(plain.limits.timeout, Some(Duration::from_secs(30)));
     assert_eq!((plain.policy.network, plain.policy.ro.len()), (Some(Network::None), 1));
     assert_eq!(plain.env, [pair("TZ", "UTC"), pair("MODE", "a")]);
@@ -157,20 +164,17 @@ fn an_included_file_has_defaults_and_paths_of_its_own() {
     let names: Vec<_> = manifest.tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["own", "plain", "included", "script"]);
     let included = tool(&manifest, "included");
-    assert_eq!(included.entry.as_ref(), Some(&folder.join("more/b.py")));
-    assert_eq!(
-        (included.runtime.as_str(), included.limits.timeout),
-        ("python", Some(Duration::from_secs(7)))
-    );
+    assert_eq!(included.source, script(Runtime::Python, folder.join("more/b.py"), None));
+    assert_eq!(included.limits.timeout, Some(Duration::from_secs(7)));
     assert_eq!((included.policy.network, included.resources.memory, included.env.len()), (None, None, 0));
-    let script = tool(&manifest, "script");
-    assert_eq!((script.runtime.as_str(), &script.entry), ("bun", &Some(folder.join("tools/words.ts"))));
+    let expected = script(Runtime::Bun, folder.join("tools/words.ts"), None);
+    assert_eq!(tool(&manifest, "script").source, expected);
 }
 
 #[test]
 fn a_text_is_a_manifest_as_if_it_were_in_a_file() {
     let path = folder("good").join("not-there.toml");
     let text = "version = 1\n[tools.a]\nentry = \"tools/words.ts\"\n";
-    assert_eq!(Manifest::parse(text, &path).unwrap().tools[0].runtime, "bun");
+    assert_eq!(Manifest::parse(text, &path).unwrap().tools[0].runtime(), Runtime::Bun);
     assert!(Manifest::parse("version = 1\n", &path).unwrap().tools.is_empty());
 }

@@ -5,24 +5,18 @@ use tool_engine::{Contract, Declared, ErrorKind, ToolError, ToolPhase};
 
 use crate::schema::Schema;
 
-/// What is declared about a tool from outside.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Schemas {
-    pub(crate) input: Option<Schema>,
-    pub(crate) output: Option<Schema>,
-}
-
-/// The schemas of one tool.
+/// The schemas of one tool that are declared from outside.
 #[derive(Debug, Clone)]
 pub(crate) struct ToolContract {
     pub(crate) tool: String,
-    pub(crate) schemas: Schemas,
+    pub(crate) input: Option<Schema>,
+    pub(crate) output: Option<Schema>,
 }
 
 impl ToolContract {
     /// Whether the input is as the schema from outside has it.
     pub(crate) fn check(&self, input: &Value) -> Result<(), ErrorKind> {
-        self.schemas.input.as_ref().map_or(Ok(()), |schema| self.fits(schema, input))
+        self.input.as_ref().map_or(Ok(()), |schema| self.fits(schema, input))
     }
 
     fn fits(&self, schema: &Schema, input: &Value) -> Result<(), ErrorKind> {
@@ -37,7 +31,7 @@ impl ToolContract {
 impl Contract for ToolContract {
     fn check_input(&self, input: &Value, declared: &Declared) -> Result<(), ErrorKind> {
         // One from outside counts more, and was looked at before.
-        let (None, Some(source)) = (&self.schemas.input, &declared.input_schema) else { return Ok(()) };
+        let (None, Some(source)) = (&self.input, &declared.input_schema) else { return Ok(()) };
         let schema = Schema::new(source.clone()).map_err(|error| ErrorKind::Invalid {
             subject: format!("tool {:?}", self.tool),
             message: format!("the input schema that its file declares is none: {error}"),
@@ -56,13 +50,13 @@ impl Contract for ToolContract {
                 data: None,
             })
         };
-        let own = match (&self.schemas.output, &declared.output_schema) {
+        let own = match (&self.output, &declared.output_schema) {
             (None, Some(source)) => Some(Schema::new(source.clone()).map_err(|error| {
                 wrong(format!("the output schema that its file declares is none: {error}"))
             })?),
             _ => None,
         };
-        let Some(schema) = self.schemas.output.as_ref().or(own.as_ref()) else { return Ok(()) };
+        let Some(schema) = self.output.as_ref().or(own.as_ref()) else { return Ok(()) };
         schema
             .check(value)
             .map_err(|violations| wrong(format!("it is not what its schema says: {violations}")))

@@ -15,8 +15,8 @@ mod tools;
 pub mod units;
 mod worker;
 
-pub use manifest::{Declaration, Manifest, ManifestError};
+pub use manifest::{Manifest, ManifestError};
 pub use runtime::{Runtime, Version};
 pub use schema::Schema;
-pub use tool::Tool;
+pub use tool::{Source, Tool};
 pub use tools::{Tools, ToolsBuilder, ToolsError};

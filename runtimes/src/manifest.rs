@@ -23,9 +23,9 @@
 //!
 //! A manifest is taken as a whole or not at all: [`ManifestError`] names everything that is wrong with it.
 
-mod declaration;
 mod diagnostic;
 mod files;
+mod hints;
 mod json_place;
 mod paths;
 mod quantity;
@@ -38,8 +38,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use declaration::{Annotations, Declaration, Retry, Warm};
 pub use diagnostic::{Diagnostic, Excerpt, ManifestError};
+pub use hints::{Annotations, Retry, Warm};
+
+use crate::{runtime::Runtime, tool::Tool};
 
 /// What a manifest says.
 #[derive(Debug, Clone)]
@@ -48,9 +50,9 @@ pub struct Manifest {
     /// The file, by the name under which it was asked for.
     pub path: PathBuf,
     /// The tools, in the order in which they are written; included ones come last.
-    pub tools: Vec<Declaration>,
-    /// Where the runtimes are, by name. Absolute paths; they need not exist.
-    pub runtimes: BTreeMap<String, PathBuf>,
+    pub tools: Vec<Tool>,
+    /// Where the runtimes are. Absolute paths; they need not exist.
+    pub runtimes: BTreeMap<Runtime, PathBuf>,
 }
 
 impl Manifest {

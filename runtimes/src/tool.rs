@@ -6,62 +6,89 @@ use serde_json::{Value, json};
 use tool_engine::{Limits, Policy, ResourceLimits};
 
 use crate::{
-    contract::Schemas,
-    manifest::{Annotations, Declaration, Retry, Warm},
+    manifest::{Annotations, Retry, Warm},
     runtime::Runtime,
     schema::Schema,
     units,
 };
 
-/// A tool: its name and what it is made of.
+/// A tool, as a program declares it or a manifest. A manifest's are checked; the others are when they are made callable.
 #[derive(Debug, Clone)]
 #[must_use = "a tool can be called when it is given to `Tools::builder`"]
+#[non_exhaustive]
 pub struct Tool {
-    pub(crate) name: String,
-    pub(crate) source: Source,
-    pub(crate) config: Value,
-    pub(crate) description: String,
-    pub(crate) limits: Limits,
-    pub(crate) max_timeout: Option<Duration>,
-    pub(crate) policy: Policy,
-    pub(crate) resources: ResourceLimits,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) workdir: Option<PathBuf>,
-    pub(crate) env_pass: Vec<String>,
-    pub(crate) secrets: Vec<String>,
-    pub(crate) schemas: Schemas,
-    pub(crate) annotations: Annotations,
-    pub(crate) retry: Option<Retry>,
-    pub(crate) warm: Warm,
+    /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`.
+    pub name: String,
+    /// What it does, for people and models that choose among tools.
+    pub description: Option<String>,
+    /// What it is made of.
+    pub source: Source,
+    /// How long a call may take and how much it may say.
+    pub limits: Limits,
+    /// The longest timeout that a call may ask for.
+    pub max_timeout: Option<Duration>,
+    /// How much it may use.
+    pub resources: ResourceLimits,
+    /// What it may touch.
+    pub policy: Policy,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
+    /// Variables that it gets as they are where the engine runs.
+    pub env_pass: Vec<String>,
+    /// Variables that it gets likewise, and whose values are kept out of everything that is shown.
+    pub secrets: Vec<String>,
+    /// Settings that are the same for every call.
+    pub config: Value,
+    /// Whether a failed call is tried again.
+    pub retry: Option<Retry>,
+    /// Whether it is started ahead of its calls.
+    pub warm: Warm,
+    /// What callers may know about it beforehand.
+    pub annotations: Annotations,
+    /// What its input has to be like.
+    pub input_schema: Option<Schema>,
+    /// What its value has to be like.
+    pub output_schema: Option<Schema>,
+    /// The folder it runs in.
+    pub workdir: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// A file that a runtime loads, and which of its exports is the tool.
-    Script { runtime: Runtime, entry: PathBuf, export: Option<String> },
-    /// A program and its arguments.
+/// What a tool is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A function in a file.
+    Script {
+        /// What loads the file.
+        runtime: Runtime,
+        /// The file. A manifest's is an absolute path without symbolic links.
+        entry: PathBuf,
+        /// Which of its exports is the tool. `None`: the default one, or the only function.
+        export: Option<String>,
+    },
+    /// A program and its arguments. A program that a manifest names by a relative path lies beside it and is absolute here.
     Command(Vec<OsString>),
 }
 
 impl Tool {
-    fn new(name: impl Into<String>, source: Source) -> Self {
+    pub(crate) fn new(name: impl Into<String>, source: Source) -> Self {
         Self {
             name: name.into(),
+            description: None,
             source,
-            config: Value::Null,
-            description: String::new(),
             limits: Limits::default(),
             max_timeout: None,
-            policy: Policy::default(),
             resources: ResourceLimits::default(),
+            policy: Policy::default(),
             env: Vec::new(),
-            workdir: None,
             env_pass: Vec::new(),
             secrets: Vec::new(),
-            schemas: Schemas::default(),
-            annotations: Annotations::default(),
+            config: Value::Null,
             retry: None,
             warm: Warm::default(),
+            annotations: Annotations::default(),
+            input_schema: None,
+            output_schema: None,
+            workdir: None,
         }
     }
 
@@ -94,7 +121,7 @@ impl Tool {
 
     /// What it is for, in a sentence.
     pub fn description(mut self, text: impl Into<String>) -> Self {
-        self.description = text.into();
+        self.description = Some(text.into());
         self
     }
 
@@ -146,13 +173,13 @@ impl Tool {
     /// What its input must be like. Checked before anything is started. Without one, what the tool's file declares
     /// counts, which is checked before the tool is called.
     pub fn input_schema(mut self, schema: Schema) -> Self {
-        self.schemas.input = Some(schema);
+        self.input_schema = Some(schema);
         self
     }
 
     /// What its value must be like. Without one, what the tool's file declares counts.
     pub fn output_schema(mut self, schema: Schema) -> Self {
-        self.schemas.output = Some(schema);
+        self.output_schema = Some(schema);
         self
     }
 
@@ -178,11 +205,11 @@ impl Tool {
         let seconds = |time: Duration| json!(time.as_secs_f64());
         let mut document = json!({
             "name": self.name,
-            "description": (!self.description.is_empty()).then_some(&self.description),
+            "description": self.description,
             "runtime": self.runtime().name(),
             "workdir": self.workdir,
-            "input_schema": self.schemas.input.as_ref().map(Schema::source),
-            "output_schema": self.schemas.output.as_ref().map(Schema::source),
+            "input_schema": self.input_schema.as_ref().map(Schema::source),
+            "output_schema": self.output_schema.as_ref().map(Schema::source),
             "timeout_s": self.limits.timeout.map(seconds),
             "max_timeout_s": self.max_timeout.map(seconds),
             "idle_timeout_s": self.limits.idle_timeout.map(seconds),
@@ -265,34 +292,4 @@ pub(crate) fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-}
-
-impl From<Declaration> for Tool {
-    fn from(declared: Declaration) -> Self {
-        let source = match (Runtime::from_name(&declared.runtime), declared.entry) {
-            (Some(runtime), Some(entry)) if runtime != Runtime::Command => {
-                Source::Script { runtime, entry, export: declared.export }
-            }
-            // Without words it is refused when it is made callable.
-            _ => Source::Command(declared.command.into_iter().map(Into::into).collect()),
-        };
-        Self {
-            name: declared.name,
-            source,
-            config: declared.config,
-            description: declared.description.unwrap_or_default(),
-            limits: declared.limits,
-            max_timeout: declared.max_timeout,
-            policy: declared.policy,
-            resources: declared.resources,
-            env: declared.env,
-            workdir: declared.workdir,
-            env_pass: declared.env_pass,
-            secrets: declared.secrets,
-            schemas: Schemas { input: declared.input_schema, output: declared.output_schema },
-            annotations: declared.annotations,
-            retry: declared.retry,
-            warm: declared.warm,
-        }
-    }
 }

@@ -292,7 +292,11 @@ impl Catalog for Tools {
             });
         };
         let tool = self.get(name)?;
-        let contract = ToolContract { tool: tool.name.clone(), schemas: tool.schemas.clone() };
+        let contract = ToolContract {
+            tool: tool.name.clone(),
+            input: tool.input_schema.clone(),
+            output: tool.output_schema.clone(),
+        };
         let is_call = matches!(call.target(), Target::Tool(_));
         if is_call {
             contract.check(call.input())?;
@@ -334,12 +338,8 @@ impl ToolsBuilder {
 
     /// Adds the tools of a manifest, and its runtimes.
     pub fn manifest(mut self, manifest: Manifest) -> Self {
-        self.tools.extend(manifest.tools.into_iter().map(Tool::from));
-        for (name, program) in manifest.runtimes {
-            if let Some(runtime) = Runtime::from_name(&name) {
-                self.runtimes.insert(runtime, program);
-            }
-        }
+        self.tools.extend(manifest.tools);
+        self.runtimes.extend(manifest.runtimes);
         self
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use run_tool::{Call, Manifest, Runtime, Tool, Tools};
+use run_tool::{Call, Manifest, Runtime, Source, Tool, Tools};
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,17 +42,13 @@ pub(crate) fn load(asked: Option<&Path>, around: &Surroundings) -> Result<Tools>
     let manifest = Manifest::load(find(asked, around)?)?;
     let mut builder = Tools::builder().worker_dir(&around.temp_dir).variables(around.variables(&manifest));
     for tool in &manifest.tools {
-        let Some(runtime) = Runtime::from_name(&tool.runtime).filter(|runtime| *runtime != Runtime::Command)
-        else {
-            continue;
-        };
-        if manifest.runtimes.contains_key(runtime.name()) {
+        let Source::Script { runtime, entry, .. } = &tool.source else { continue };
+        if manifest.runtimes.contains_key(runtime) {
             continue;
         }
         // One that is missing is told when a tool that needs it is called.
-        let entry = tool.entry.as_deref().unwrap_or(&around.current);
-        if let Some(program) = find_runtime::find(runtime, entry, around) {
-            builder = builder.runtime(runtime, program);
+        if let Some(program) = find_runtime::find(*runtime, entry, around) {
+            builder = builder.runtime(*runtime, program);
         }
     }
     Ok(builder.manifest(manifest).build()?)

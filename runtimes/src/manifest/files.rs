@@ -9,13 +9,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Manifest,
-    declaration::Declaration,
     diagnostic::{Diagnostic, ManifestError},
     paths,
     reader::{Item, Log, Source, Table, integer, kind, path, suggestion},
     settings::Settings,
     tool,
 };
+use crate::{runtime::Runtime, tool::Tool};
 
 pub(super) fn load(path: &Path) -> Result<Manifest, ManifestError> {
     let fail = |diagnostic| ManifestError::new(vec![diagnostic]);
@@ -47,7 +47,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> 
     if !diagnostics.is_empty() {
         return Err(ManifestError::new(diagnostics));
     }
-    let runtimes: BTreeMap<_, _> = runtimes.into_iter().map(|known| (known.name, known.what)).collect();
+    let named = |known: Known<PathBuf>| Some((Runtime::from_name(&known.name)?, known.what));
+    let runtimes: BTreeMap<_, _> = runtimes.into_iter().filter_map(named).collect();
     Ok(Manifest { path: path.into(), tools: tools.into_iter().map(|known| known.what).collect(), runtimes })
 }
 
@@ -68,7 +69,7 @@ struct Files<'l> {
     open: Vec<PathBuf>,
     /// All files that were read.
     known: Vec<PathBuf>,
-    tools: Vec<Known<Declaration>>,
+    tools: Vec<Known<Tool>>,
     runtimes: Vec<Known<PathBuf>>,
 }
 
@@ -160,7 +161,7 @@ impl Files<'_> {
     fn runtimes(&mut self, table: &Table<'_>) {
         let source = table.source;
         let can: Vec<_> =
-            tool::RUNTIMES.iter().map(|(name, _)| *name).filter(|name| *name != "command").collect();
+            Runtime::ALL.map(Runtime::name).into_iter().filter(|name| *name != "command").collect();
         for (name, at, value) in table.entries() {
             if !can.contains(&name) {
                 let hint = suggestion(name, &can);

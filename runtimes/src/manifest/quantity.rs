@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use tool_engine::{AfterExit, Level, Network, Overflow};
 
 use super::{
-    declaration::Warm,
+    hints::Warm,
     reader::{Complaint, integer, kind, string},
 };
 use crate::units;

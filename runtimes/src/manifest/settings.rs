@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use tool_engine::{AfterExit, Level, Limits, Network, Overflow, Policy, ResourceLimits, environment};
 
 use super::{
-    declaration::{Retry, Warm},
+    hints::{Retry, Warm},
     paths,
     quantity::{after_exit, count, level, network, overflow, share, size, time, time_or_zero, warm},
     reader::{Item, Source, Table, boolean, path, string},

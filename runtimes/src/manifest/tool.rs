@@ -6,44 +6,38 @@ use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::{
-    declaration::{Annotations, Declaration},
     diagnostic::Diagnostic,
+    hints::Annotations,
     json_place, paths,
     reader::{Item, Source, Table, boolean, json, kind, locate, path, string, suggestion, words},
     settings::{Settings, names},
 };
-use crate::schema::Schema;
-
-/// The runtimes, and the extensions of the files that each of them loads.
-pub(super) const RUNTIMES: [(&str, &[&str]); 6] = [
-    ("bun", &["ts", "mts", "cts", "tsx", "jsx", "js", "mjs", "cjs"]),
-    ("node", &["ts", "mts", "cts", "js", "mjs", "cjs"]),
-    ("deno", &["ts", "mts", "cts", "tsx", "jsx", "js", "mjs", "cjs"]),
-    ("python", &["py"]),
-    ("shell", &["sh", "bash"]),
-    ("command", &[]),
-];
+use crate::{
+    runtime::Runtime,
+    schema::Schema,
+    tool::{Source as Made, Tool},
+};
 
 /// What is written after the name, apart from the settings.
 struct Parts {
-    runtime: Option<Item<String>>,
+    runtime: Option<Item<Runtime>>,
     entry: Option<Item<PathBuf>>,
     export: Option<Item<String>>,
     command: Option<Item<Vec<Item<String>>>>,
 }
 
 /// Reads a tool. Of one that has mistakes, what comes back is of no use; they have been noted.
-pub(super) fn read(name: &str, mut table: Table<'_>, defaults: &Settings) -> Declaration {
+pub(super) fn read(name: &str, mut table: Table<'_>, defaults: &Settings) -> Tool {
     let source = table.source;
-    let mut tool = Declaration::new(name);
-    tool.description = table.read("description", words).map(|item| item.value);
+    let description = table.read("description", words).map(|item| item.value);
     let parts = Parts {
         runtime: table.read("runtime", runtime),
         entry: table.read("entry", path),
         export: table.read("export", words),
         command: table.strings("command"),
     };
-    what_it_is(&table, parts, &mut tool);
+    let mut tool = Tool::new(name, what_it_is(&table, parts));
+    tool.description = description;
     let own = Settings::read(&mut table);
     let secrets = names(&mut table, "secrets").map(|item| item.value).unwrap_or_default();
     if let Some(value) = table.get("config") {
@@ -74,24 +68,21 @@ pub(super) fn read(name: &str, mut table: Table<'_>, defaults: &Settings) -> Dec
     tool
 }
 
-pub(super) fn runtime(value: &DeValue<'_>) -> Result<String, (String, String)> {
+fn runtime(value: &DeValue<'_>) -> Result<Runtime, (String, String)> {
     let name = string(value)?;
-    let known: Vec<_> = RUNTIMES.iter().map(|(name, _)| *name).collect();
-    if known.contains(&name.as_str()) {
-        Ok(name)
-    } else {
-        let hint = suggestion(&name, &known);
-        Err((format!("{name:?} is an unknown runtime"), hint))
-    }
+    Runtime::from_name(&name).ok_or_else(|| {
+        let hint = suggestion(&name, &Runtime::ALL.map(Runtime::name));
+        (format!("{name:?} is an unknown runtime"), hint)
+    })
 }
 
 /// Settles what the tool is made of: a file for a runtime, or a command.
-fn what_it_is(table: &Table<'_>, parts: Parts, tool: &mut Declaration) {
+fn what_it_is(table: &Table<'_>, parts: Parts) -> Made {
     let source = table.source;
     let name = &table.name;
     // What is there but was refused has been spoken of.
     let (has_entry, has_command) = (table.has("entry"), table.has("command"));
-    let says_command = parts.runtime.as_ref().is_some_and(|runtime| runtime.value == "command");
+    let says_command = parts.runtime.as_ref().is_some_and(|runtime| runtime.value == Runtime::Command);
     match (has_entry, has_command) {
         (true, true) => {
             source.say(table.at, format!("{name} has both entry and command"), "a tool is one or the other");
@@ -110,52 +101,48 @@ fn what_it_is(table: &Table<'_>, parts: Parts, tool: &mut Declaration) {
         ),
         _ => {}
     }
-    if let Some(entry) = &parts.entry {
-        match paths::file_inside(source.root, source.folder, &entry.value) {
-            Ok(real) => tool.entry = Some(real),
-            Err((message, hint)) => source.say(entry.at, format!("{name}.entry: {message}"), hint),
-        }
-    }
-    if let Some(command) = &parts.command {
-        tool.command = command_words(&source, name, command);
-    }
-    tool.runtime = match (&parts.runtime, &parts.entry) {
+    let real = parts.entry.as_ref().and_then(|entry| {
+        let real = paths::file_inside(source.root, source.folder, &entry.value);
+        real.map_err(|(message, hint)| source.say(entry.at, format!("{name}.entry: {message}"), hint)).ok()
+    });
+    let command = parts.command.as_ref().map(|command| command_words(&source, name, command));
+    let runtime = match (&parts.runtime, &parts.entry) {
         (Some(runtime), entry) => {
             let at = runtime.at;
             if has_command && !has_entry && !says_command {
-                let message = format!("{name}.runtime: {} runs a file, not a command", runtime.value);
+                let message = format!("{name}.runtime: {} runs a file, not a command", runtime.value.name());
                 source.say(at, message, "write \"command\", or leave it out");
             } else if has_entry && !has_command && says_command {
                 let message = format!("{name}.runtime: a command has no entry");
                 source.say(at, message, "name the runtime that loads the file, or leave it out");
             } else if let Some(entry) = entry
-                && tool.entry.is_some()
+                && real.is_some()
                 && !has_command
             {
                 check_extension(&source, name, runtime, entry);
             }
-            runtime.value.clone()
+            Some(runtime.value)
         }
-        (None, _) if has_command => "command".into(),
-        (None, Some(entry)) if !table.has("runtime") => by_extension(&entry.value).unwrap_or_else(|| {
-            let message = format!("{name}.entry: {} does not tell its runtime", entry.value.display());
-            source.say(entry.at, message, "add runtime = \"bun\", or whichever it is for");
-            String::new()
-        }),
-        (None, _) => String::new(),
+        (None, _) if has_command => Some(Runtime::Command),
+        (None, Some(entry)) if !table.has("runtime") => {
+            let found = Runtime::for_file(&entry.value).next();
+            if found.is_none() {
+                let message = format!("{name}.entry: {} does not tell its runtime", entry.value.display());
+                source.say(entry.at, message, "add runtime = \"bun\", or whichever it is for");
+            }
+            found
+        }
+        (None, _) => None,
     };
-    if let Some(export) = parts.export {
-        if matches!(tool.runtime.as_str(), "command" | "shell") {
-            let message = format!(
-                "{name}.export: a {} has no exports",
-                match tool.runtime.as_str() {
-                    "shell" => "shell script",
-                    other => other,
-                }
-            );
-            source.say(export.at, message, "leave it out");
+    if let (Some(export), Some(Runtime::Command | Runtime::Shell)) = (&parts.export, runtime) {
+        let kind = if runtime == Some(Runtime::Shell) { "shell script" } else { "command" };
+        source.say(export.at, format!("{name}.export: a {kind} has no exports"), "leave it out");
+    }
+    match (runtime, real) {
+        (Some(runtime), Some(entry)) => {
+            Made::Script { runtime, entry, export: parts.export.map(|export| export.value) }
         }
-        tool.export = Some(export.value);
+        _ => Made::Command(command.into_iter().flatten().map(Into::into).collect()),
     }
 }
 
@@ -184,21 +171,17 @@ fn extension(entry: &Path) -> Option<&str> {
     entry.extension().and_then(|extension| extension.to_str())
 }
 
-fn by_extension(entry: &Path) -> Option<String> {
-    let extension = extension(entry)?;
-    RUNTIMES.iter().find(|(_, known)| known.contains(&extension)).map(|(name, _)| (*name).to_owned())
-}
-
-fn check_extension(source: &Source<'_>, name: &str, runtime: &Item<String>, entry: &Item<PathBuf>) {
-    let known = RUNTIMES.iter().find(|(name, _)| *name == runtime.value).map_or(&[][..], |(_, known)| known);
+fn check_extension(source: &Source<'_>, name: &str, runtime: &Item<Runtime>, entry: &Item<PathBuf>) {
+    let known = runtime.value.extensions();
     let loads = match extension(&entry.value) {
         Some(extension) => known.contains(&extension),
-        None => runtime.value == "shell",
+        None => runtime.value == Runtime::Shell,
     };
     if !loads {
-        let message = format!("{name}.runtime: {} does not load {}", runtime.value, entry.value.display());
-        let hint = match by_extension(&entry.value) {
-            Some(other) => format!("did you mean {other:?}?"),
+        let file = entry.value.display();
+        let message = format!("{name}.runtime: {} does not load {file}", runtime.value.name());
+        let hint = match Runtime::for_file(&entry.value).next() {
+            Some(other) => format!("did you mean {:?}?", other.name()),
             None => format!("it loads: .{}", known.join(", .")),
         };
         source.say(runtime.at, message, hint);
