@@ -102,6 +102,7 @@ fn everything_that_can_be_set_is_what_it_says() {
         cpu_time: Some(Duration::from_secs(10)),
         file_size: Some(1 << 30),
         open_files: Some(256),
+        ..ResourceLimits::default()
     };
     assert_eq!(tool.resources, resources);
     assert_eq!((tool.policy.network, tool.policy.level), (Some(Network::None), Some(Level::NoCgroup)));

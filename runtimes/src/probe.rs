@@ -20,7 +20,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use tool_sandbox::{LaunchSpec, Launcher, Process, ProcessGroups, Stdin};
+use tool_sandbox::{LaunchSpec, Launcher, Policy, Process, ProcessGroups, ResourceLimits, Stdin};
 
 use crate::runtime::Version;
 
@@ -119,6 +119,10 @@ pub(crate) fn say(program: &Path, args: Vec<OsString>) -> io::Result<String> {
             env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/tmp".into())],
             workdir: Some("/".into()),
             stdin: Stdin::Null,
+            policy: Policy::default(),
+            resources: ResourceLimits::default(),
+            shows: Vec::new(),
+            private: None,
         })
         .map_err(|error| io::Error::new(error.source.kind(), error.to_string()))?;
     let ended = wait(&launched.exit, BOUND);

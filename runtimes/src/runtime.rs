@@ -83,6 +83,11 @@ impl Runtime {
         }
     }
 
+    /// Whether it finds packages in the `node_modules` of its folder and those above it.
+    pub(crate) fn is_javascript(self) -> bool {
+        matches!(self, Runtime::Bun | Runtime::Node | Runtime::Deno)
+    }
+
     /// How to get it, in words: what to do, for somebody who lacks it.
     pub fn how_to_get(self) -> &'static str {
         match self {

@@ -42,6 +42,7 @@ impl Script<'_> {
         let Some(Loader { worker, version, folder }) = self.loader else {
             let mut plan = Plan::new(self.program, Protocol::Stdio);
             plan.args.push(self.entry.into());
+            plan.shows = self.shows();
             return plan;
         };
         let mut plan = Plan::new(self.program, Protocol::Channel { config: self.tool.config.clone() });
@@ -57,7 +58,17 @@ impl Script<'_> {
         plan.args.push(self.entry.into());
         plan.args.extend(self.export.map(Into::into));
         plan.env = env;
+        plan.shows = self.shows();
+        plan.shows.push(folder.clone());
         plan
+    }
+
+    /// What belongs to the tool: its package, and the packages that this one finds above itself.
+    fn shows(&self) -> Vec<PathBuf> {
+        let package = package_folder(self.entry);
+        let modules = package.ancestors().skip(1).map(|above| above.join("node_modules"));
+        let modules = modules.filter(|folder| self.runtime.is_javascript() && folder.is_dir());
+        [package.to_owned()].into_iter().chain(modules).collect()
     }
 }
 
@@ -89,7 +100,9 @@ fn own_tsconfig(entry: &Path) -> Option<PathBuf> {
 /// The folder of the package that a tool belongs to, or else its own.
 fn package_folder(entry: &Path) -> &Path {
     let own = entry.parent().unwrap_or(entry);
-    own.ancestors().find(|folder| folder.join("package.json").is_file()).unwrap_or(own)
+    let marks = ["package.json", "pyproject.toml"];
+    let is_package = |folder: &&Path| marks.iter().any(|mark| folder.join(mark).is_file());
+    own.ancestors().find(is_package).unwrap_or(own)
 }
 
 /// The first version that runs TypeScript without being asked to.
@@ -281,6 +294,7 @@ mod tests {
             rw: vec!["/out".into()],
             hide: vec!["/data/key".into()],
             level: Some(Level::None),
+            ..Policy::default()
         };
         let channel = CHANNEL_PLACEHOLDER;
         assert_eq!(

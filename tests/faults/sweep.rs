@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use support::{Flavour, Rig, failed, patient, ready, sh_up};
-use tool_engine::{Enforced, Launcher, Limits, ProcessGroups};
+use tool_engine::{Launcher, Level, Limits, Policy, ProcessGroups};
 use tool_sandbox::{LaunchError, LaunchSpec, Launched, ScanTarget, Swept};
 
 /// Starts processes as [`ProcessGroups`] does, and never gets through with looking for what they left.
@@ -11,8 +11,8 @@ use tool_sandbox::{LaunchError, LaunchSpec, Launched, ScanTarget, Swept};
 struct TooBusyToLook;
 
 impl Launcher for TooBusyToLook {
-    fn enforced(&self) -> Enforced {
-        ProcessGroups.enforced()
+    fn level(&self, policy: &Policy) -> Level {
+        ProcessGroups.level(policy)
     }
 
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {

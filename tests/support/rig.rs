@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use tool_engine::{Call, Engine, EngineBuilder};
+use tool_engine::{Call, Engine, EngineBuilder, Level, Policy, ProcessGroups, Sandbox};
 
 use crate::{mark::Mark, wait::Watchdog};
 
@@ -73,9 +73,14 @@ impl Rig {
         self.temp.path()
     }
 
-    /// An engine in the making, with this temporary folder.
+    /// An engine in the making, with this temporary folder, which tools may write to.
     pub fn builder(&self) -> EngineBuilder {
-        Engine::builder().temp_dir(self.temp())
+        let policy = Policy { rw: vec![self.temp().to_owned()], ..Policy::default() };
+        let builder = Engine::builder().temp_dir(self.temp()).policy(policy);
+        match level() {
+            Level::None => builder.launcher(ProcessGroups),
+            highest => builder.launcher(Sandbox::builder().highest(highest).build()),
+        }
     }
 
     /// An engine with the defaults, on the current runtime.
@@ -95,6 +100,20 @@ impl Rig {
 impl Default for Rig {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The level that the suites run at: `RUN_TOOL_TEST_LEVEL`, a number. Default: the highest.
+///
+/// # Panics
+/// When that is no level.
+pub fn level() -> Level {
+    match std::env::var("RUN_TOOL_TEST_LEVEL") {
+        Ok(number) => {
+            let level = number.parse().ok().and_then(Level::from_number);
+            level.unwrap_or_else(|| panic!("RUN_TOOL_TEST_LEVEL={number} is no level from 0 to 4"))
+        }
+        Err(_) => Level::Full,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tool_sandbox::Level;
+use tool_sandbox::{Level, Policy, ResourceLimits};
 
 use crate::{
     limits::{AfterExit, Limits, Overflow},
@@ -24,6 +24,8 @@ pub struct Call {
     pub(crate) workdir: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) least_level: Level,
+    pub(crate) policy: Policy,
+    pub(crate) resources: ResourceLimits,
     pub(crate) tokens: Vec<CancellationToken>,
     pub(crate) back_pressure: bool,
 }
@@ -62,6 +64,8 @@ impl Call {
             workdir: None,
             limits: Limits::default(),
             least_level: Level::None,
+            policy: Policy::default(),
+            resources: ResourceLimits::default(),
             tokens: Vec::new(),
             back_pressure: false,
         }
@@ -161,6 +165,19 @@ impl Call {
     /// What a command reads from its standard input. A tool gets its input another way and may not be given one.
     pub fn stdin(mut self, stdin: Stdin) -> Self {
         self.stdin = stdin;
+        self
+    }
+
+    /// What it may touch. A command is allowed this beside the engine's default; a tool's own policy can only be made
+    /// stricter. [`Policy::level`] of [`Level::None`] runs a command without a sandbox.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How much of the machine it may use. A tool's own limits can only be lowered.
+    pub fn resources(mut self, resources: ResourceLimits) -> Self {
+        self.resources = resources;
         self
     }
 

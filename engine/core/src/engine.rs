@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use tool_sandbox::{Launcher, ProcessGroups};
+use tool_sandbox::{Launcher, Policy, ResourceLimits, Sandbox};
 
 use crate::{
     call::Call,
@@ -139,6 +139,9 @@ impl Engine {
         while core.starter.janitor.pending() > 0 && Instant::now() < until {
             sleep(Duration::from_millis(2)).await;
         }
+        let launcher = Arc::clone(&core.starter.launcher);
+        // It is not the last word of the engine: another one may use the same launcher.
+        let _ = core.chores.spawn(move || launcher.close()).await;
         core.starts.close();
         core.chores.close();
         core.starter.janitor.close();
@@ -167,6 +170,8 @@ pub struct EngineBuilder {
     launcher: Arc<dyn Launcher>,
     runtime: Option<Handle>,
     limits: Limits,
+    policy: Policy,
+    resources: ResourceLimits,
     max_timeout: Duration,
     max_running: Option<usize>,
     max_queued: usize,
@@ -177,9 +182,11 @@ impl Default for EngineBuilder {
     fn default() -> Self {
         Self {
             catalog: None,
-            launcher: Arc::new(ProcessGroups),
+            launcher: Arc::new(Sandbox::default()),
             runtime: None,
             limits: Limits::default(),
+            policy: Policy::default(),
+            resources: ResourceLimits::default(),
             max_timeout: Duration::from_secs(600),
             max_running: None,
             max_queued: 1024,
@@ -195,7 +202,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Who starts processes. Default: [`ProcessGroups`], level 0.
+    /// Who starts processes. Default: [`Sandbox`], at the highest level that this machine can do.
+    /// [`ProcessGroups`](tool_sandbox::ProcessGroups) contains nothing.
     pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
         self.launcher = Arc::new(launcher);
         self
@@ -210,6 +218,18 @@ impl EngineBuilder {
     /// The limits of calls that say nothing else.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// What every call may touch, beside what its tool's policy and its own say. Its level is not heard.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How much calls that say nothing else may use of the machine.
+    pub fn resources(mut self, resources: ResourceLimits) -> Self {
+        self.resources = resources;
         self
     }
 
@@ -272,6 +292,8 @@ impl EngineBuilder {
                 janitor: Janitor::start(Arc::clone(&self.launcher)).map_err(BuildError::Thread)?,
                 launcher: self.launcher,
                 limits: self.limits,
+                policy: self.policy,
+                resources: self.resources,
                 max_timeout: self.max_timeout,
                 temp_dir,
             },

@@ -243,12 +243,42 @@ pub enum Limit {
         /// The limit in bytes.
         bytes: u64,
     },
+    /// The kernel killed a process of the call for want of memory (`oom_kill` of its cgroup).
+    Memory {
+        /// The limit in bytes, if there was one; otherwise the machine's own memory was used up.
+        bytes: Option<u64>,
+    },
+    /// More time on processors than [`ResourceLimits::cpu_time`](tool_sandbox::ResourceLimits::cpu_time).
+    Cpu {
+        /// The limit.
+        #[serde(rename = "seconds", with = "crate::report::seconds")]
+        #[schemars(with = "f64")]
+        time: Duration,
+    },
+    /// A larger file than [`ResourceLimits::file_size`](tool_sandbox::ResourceLimits::file_size) (SIGXFSZ).
+    FileSize {
+        /// The limit in bytes.
+        bytes: u64,
+    },
+    /// A system call of another architecture, which is refused (SIGSYS).
+    Syscall,
 }
 
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Limit::Output { stream, bytes } => write!(f, "{bytes} bytes of {stream}"),
+            Limit::Memory { bytes: Some(bytes) } => {
+                write!(f, "{bytes} bytes of memory: the kernel killed a process of it")
+            }
+            Limit::Memory { bytes: None } => {
+                f.write_str("memory: the machine has no more, and the kernel killed a process of it")
+            }
+            Limit::Cpu { time } => write!(f, "{time:?} on processors"),
+            Limit::FileSize { bytes } => write!(f, "{bytes} bytes in a file"),
+            Limit::Syscall => {
+                f.write_str("system calls: it made one of another architecture, which is refused")
+            }
         }
     }
 }
@@ -314,6 +344,14 @@ impl From<LaunchError> for ErrorKind {
         if error.step == LaunchStep::Pidfd && errno == Errno::ESRCH as i32 {
             // It was started, and ended so soon that it had been reaped before we could look at it.
             return reaped_by_others();
+        }
+        let hint = error.hint.clone().unwrap_or_default();
+        match error.step {
+            LaunchStep::Policy | LaunchStep::Sandbox => {
+                return ErrorKind::Sandbox { missing: error.to_string(), hint };
+            }
+            LaunchStep::Zygote => return ErrorKind::Lost { reason: format!("{error}; {hint}") },
+            _ => {}
         }
         ErrorKind::Spawn {
             step: error.step,

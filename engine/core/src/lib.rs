@@ -72,6 +72,6 @@ pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use secrets::Secret;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
-    Enforced, ExitStatus, LaunchStep, Launcher, Level, Network, Policy, ProcessGroups, Residue,
-    ResourceLimits,
+    CgroupVersion, Enforced, ExitStatus, Landlock, LaunchStep, Launcher, Level, Missing, Network, Policy,
+    Proc, ProcessGroups, Residue, ResourceLimits, Sandbox, SandboxBuilder, Tmpfs,
 };

@@ -1,9 +1,9 @@
 //! From what happened to what it is called, in one place.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tool_sandbox::ExitStatus;
+use tool_sandbox::{Exit, ExitStatus, ResourceLimits};
 
 use crate::{
     cancel::Cancellation,
@@ -28,6 +28,7 @@ pub(crate) enum Cause {
     Canceled(Cancellation),
     Timeout(Clock),
     Overflow(Stream),
+    Limit(Limit),
     /// The tool does not take this input.
     Refused(ErrorKind),
     Fault(ProtocolFault),
@@ -55,7 +56,10 @@ impl From<Finish> for Cause {
 /// Everything that an outcome is judged on.
 pub(crate) struct Evidence<'a> {
     pub(crate) cause: Cause,
-    pub(crate) exit: Option<ExitStatus>,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) resources: &'a ResourceLimits,
+    /// Whether system calls were filtered.
+    pub(crate) filtered: bool,
     pub(crate) protocol: &'a Protocol,
     pub(crate) terms: Option<Terms>,
     pub(crate) declared: Arc<Declared>,
@@ -73,6 +77,8 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
     let Evidence {
         mut cause,
         exit,
+        resources,
+        filtered,
         protocol,
         terms,
         declared,
@@ -87,7 +93,8 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
     if let (Cause::Exited, Some(stream)) = (&cause, overflowed) {
         cause = Cause::Overflow(stream);
     }
-    match (cause, exit) {
+    let hit = exit.and_then(|exit| hit(exit, resources, filtered));
+    match (cause, exit.map(|exit| exit.status)) {
         (Cause::Canceled(cancellation), _) => Err(cancellation.into()),
         (Cause::Timeout(clock), _) => Err(ErrorKind::Timeout {
             clock,
@@ -105,6 +112,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
                 },
             },
         }),
+        (Cause::Limit(limit), _) => Err(ErrorKind::Limit { limit }),
         (Cause::Fault(fault), _) => Err(ErrorKind::Protocol { fault, excerpt: first_garbage }),
         (Cause::Refused(kind), _) => Err(kind),
         (Cause::Result(Ok(value)), _) => agreed(value, terms, declared, masking, lane).await.map(Some),
@@ -124,7 +132,34 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
                 Err(ErrorKind::Protocol { fault: ProtocolFault::NoResult, excerpt: first_garbage })
             }
         },
-        (Cause::Exited, Some(status)) => Err(ErrorKind::Process { status }),
+        (Cause::Exited, Some(status)) => Err(match hit {
+            Some(limit) => ErrorKind::Limit { limit },
+            None => ErrorKind::Process { status },
+        }),
+    }
+}
+
+/// The limit that a process which did not succeed ran into, by what the kernel says of it. An exit code is no evidence:
+/// 137 is what a shell says of a killed child, and what anybody may say.
+fn hit(exit: Exit, resources: &ResourceLimits, filtered: bool) -> Option<Limit> {
+    const SIGKILL: i32 = nix::libc::SIGKILL;
+    const SIGXCPU: i32 = nix::libc::SIGXCPU;
+    const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
+    const SIGSYS: i32 = nix::libc::SIGSYS;
+    const CPU_TICKS: Duration = Duration::from_millis(50);
+    if exit.counted.oom_kills.is_some_and(|kills| kills > 0) {
+        return Some(Limit::Memory { bytes: resources.memory });
+    }
+    let used = exit.usage.cpu_user + exit.usage.cpu_system;
+    match (exit.status, resources.cpu_time, resources.file_size) {
+        // The kernel sends it when the time is up; whoever sends it to himself has not used that much. It counts in
+        // ticks, and may be early by some.
+        (ExitStatus::Signal(SIGXCPU | SIGKILL), Some(time), _) if used + CPU_TICKS >= time => {
+            Some(Limit::Cpu { time })
+        }
+        (ExitStatus::Signal(SIGXFSZ), _, Some(bytes)) => Some(Limit::FileSize { bytes }),
+        (ExitStatus::Signal(SIGSYS), ..) if filtered => Some(Limit::Syscall),
+        _ => None,
     }
 }
 

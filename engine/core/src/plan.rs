@@ -4,7 +4,7 @@ use std::{ffi::OsString, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tool_sandbox::{Level, Policy, ResourceLimits};
+use tool_sandbox::{Policy, ResourceLimits};
 
 use crate::{
     call::Call,
@@ -52,6 +52,8 @@ pub struct Plan {
     pub policy: Policy,
     /// How much it may use.
     pub resources: ResourceLimits,
+    /// Files and folders that it must be able to read: those of its worker, its own.
+    pub shows: Vec<PathBuf>,
     /// What holds input and value against what the tool declares.
     pub contract: Option<Arc<dyn Contract>>,
 }
@@ -70,14 +72,9 @@ impl Plan {
             max_timeout: None,
             policy: Policy::default(),
             resources: ResourceLimits::default(),
+            shows: Vec::new(),
             contract: None,
         }
-    }
-
-    /// The least level that can enforce its policy and its limits. A level that the policy names stands for both: who
-    /// accepts less says so.
-    pub(crate) fn least_level(&self) -> Level {
-        self.policy.level.unwrap_or_else(|| self.policy.least_level().max(self.resources.least_level()))
     }
 }
 

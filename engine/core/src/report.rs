@@ -126,7 +126,7 @@ pub struct Usage {
     #[serde(rename = "wall_ms", with = "millis")]
     #[schemars(with = "f64")]
     pub wall: Duration,
-    /// CPU time in user mode. Without a cgroup: of the leader and the descendants that it waited for.
+    /// CPU time in user mode, of all its processes. Without a cgroup: of the leader and the descendants that it waited for.
     #[serde(rename = "cpu_user_ms", with = "millis")]
     #[schemars(with = "f64")]
     pub cpu_user: Duration,
@@ -134,12 +134,20 @@ pub struct Usage {
     #[serde(rename = "cpu_system_ms", with = "millis")]
     #[schemars(with = "f64")]
     pub cpu_system: Duration,
-    /// Without a cgroup: the largest resident set that one of these processes had, in bytes. `None` when it is below
+    /// The most memory that all its processes had at a time, in bytes, files in memory included. Without a cgroup: the
+    /// largest resident set that one of these processes had, in bytes. `None` when it is below
     /// `peak_memory_at_most` and the kernel cannot say by how much.
     pub peak_memory: Option<u64>,
     /// A bound on the peak memory that always holds, in bytes. It cannot be below the engine's own at the time of the
     /// start, where a process's mark begins.
     pub peak_memory_at_most: u64,
+    /// The most processes and threads at a time; `None` where nobody counted.
+    pub peak_pids: Option<u64>,
+    /// How many of its processes the kernel killed for want of memory, also where the tool went on without them; `None`
+    /// where nobody counted.
+    pub oom_kills: Option<u64>,
+    /// How many times it could not start another process or thread because of its limit; `None` where nobody counted.
+    pub pids_refused: Option<u64>,
     /// Bytes handed to the tool: standard input that we wrote (a file passed on is not counted), and the input on the
     /// worker's channel.
     pub bytes_in: u64,
@@ -197,6 +205,21 @@ impl<'a> ReportDocument<'a> {
     /// The JSON Schema (2020-12) of the document.
     pub fn schema() -> schemars::Schema {
         schemars::schema_for!(ReportDocument<'static>)
+    }
+}
+
+/// A duration as seconds.
+pub(crate) mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

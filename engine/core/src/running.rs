@@ -7,13 +7,13 @@ use tokio::{
     net::unix::pipe,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tool_sandbox::{Exit, Residue, Straggler};
+use tool_sandbox::{Exit, Residue, ResourceLimits, Straggler};
 
 use crate::{
     cancel::Cancels,
     channel::ChannelFolder,
     engine::Core,
-    error::{Clock, ErrorKind},
+    error::{Clock, ErrorKind, Limit},
     event_log::EventLog,
     events::EventKind,
     janitor::Leader,
@@ -31,6 +31,14 @@ use crate::{
 /// How often what cannot be awaited is looked at: whether a group is empty, whether stragglers are dead.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// How often the time on processors is looked at when there is hardly any left.
+const LOOK_AT_CPU: Duration = Duration::from_millis(10);
+
+/// How many processors a tool can use at once, and so how fast its time on them can pass.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
 /// How often stragglers are looked for anew because there were some: one that is being killed may have forked.
 const MAX_SWEEPS: u32 = 16;
 
@@ -38,6 +46,8 @@ const MAX_SWEEPS: u32 = 16;
 pub(crate) struct Running<'a> {
     leader: Leader,
     exit: pipe::Receiver,
+    /// Of a contained process: nothing of it is left.
+    gone: Option<pipe::Receiver>,
     /// The leader has exited; it is not reaped.
     exited: bool,
     /// Somebody else reaped it.
@@ -47,6 +57,7 @@ pub(crate) struct Running<'a> {
     terms: Option<Terms>,
     declared: Arc<Declared>,
     limits: Settled,
+    resources: ResourceLimits,
     folder: Option<ChannelFolder>,
     folder_removal: Option<Job<()>>,
     cancels: &'a Cancels,
@@ -87,6 +98,8 @@ impl<'a> Running<'a> {
         Self {
             leader: watched.leader,
             exit: watched.exit,
+            gone: watched.gone,
+            resources: watched.resources,
             exited: false,
             lost: false,
             streams: watched.streams,
@@ -121,7 +134,10 @@ impl<'a> Running<'a> {
         report.timings.stopping = stopping.elapsed();
 
         let draining = Instant::now();
-        (report.residue, report.sweep_incomplete) = self.kill_and_drain(&cause).await;
+        (report.residue, report.sweep_incomplete) = match self.gone.take() {
+            Some(gone) => (self.kill_contained(&cause, gone).await, false),
+            None => self.kill_and_drain(&cause).await,
+        };
         report.residue.iter_mut().for_each(|left| self.masking.command(&mut left.command));
         self.streams.hear_out().await;
         report.pipe_held = self.streams.close();
@@ -131,11 +147,14 @@ impl<'a> Running<'a> {
 
         report.exit = exit.map(|exit| exit.status);
         report.usage.wall = self.began.elapsed();
-        if let Some(Exit { usage, .. }) = exit {
+        if let Some(Exit { usage, counted, .. }) = exit {
             report.usage.cpu_user = usage.cpu_user;
             report.usage.cpu_system = usage.cpu_system;
             report.usage.peak_memory = usage.peak_memory;
             report.usage.peak_memory_at_most = usage.peak_memory_at_most;
+            report.usage.peak_pids = counted.peak_pids;
+            report.usage.oom_kills = counted.oom_kills;
+            report.usage.pids_refused = counted.pids_refused;
         }
         let finished = self.streams.finish();
         report.usage.bytes_in = finished.written;
@@ -145,7 +164,9 @@ impl<'a> Running<'a> {
         report.stderr = finished.stderr;
         let value = outcome(Evidence {
             cause,
-            exit: report.exit,
+            exit,
+            resources: &self.resources,
+            filtered: self.enforced.seccomp,
             protocol: &self.protocol,
             terms: self.terms,
             declared: self.declared,
@@ -170,6 +191,9 @@ impl<'a> Running<'a> {
         let idle_deadline = |alive_at| idle_limit.map_or_else(far_future, |limit| deadline(alive_at, limit));
         let mut idle = pin!(sleep_until(idle_deadline(alive_at)));
         let mut inspection: Option<Job<Result<(), ErrorKind>>> = None;
+        // The kernel bounds the processor time of each process, and we that of all together.
+        let cpu_limit = self.resources.cpu_time.filter(|_| self.leader.cpu_used().is_some());
+        let mut look_at_cpu = pin!(sleep_until(self.began + cpu_limit.unwrap_or_default() / cores()));
         loop {
             tokio::select! { biased;
                 exited = exited(&self.exit, &self.leader) => {
@@ -179,6 +203,14 @@ impl<'a> Running<'a> {
                 }
                 cancellation = &mut requested => return Cause::Canceled(cancellation),
                 () = &mut wall => return Cause::Timeout(Clock::Wall),
+                () = &mut look_at_cpu, if cpu_limit.is_some() => {
+                    let limit = cpu_limit.unwrap_or_default();
+                    let left = limit.saturating_sub(self.leader.cpu_used().unwrap_or_default());
+                    if left.is_zero() {
+                        return Cause::Limit(Limit::Cpu { time: limit });
+                    }
+                    look_at_cpu.as_mut().reset(Instant::now() + (left / cores()).max(LOOK_AT_CPU));
+                }
                 // While the call is held back there is nothing for the tool to do.
                 inspected = inspected(&mut inspection) => {
                     inspection = None;
@@ -266,7 +298,10 @@ impl<'a> Running<'a> {
             self.pump(until, cut, |running| running.exited).await;
             // The leader obeyed. What else is in its group has the rest of the grace. Zombies that their new parent does
             // not reap count as alive there, so the living are looked for once and then watched.
-            if self.exited && self.leader.others_may_be_alive() && Instant::now() < until {
+            if self.exited && self.gone.is_some() {
+                // Whose keeper ends with the last of them.
+                self.pump(until, cut, |running| !running.leader.others_may_be_alive()).await;
+            } else if self.exited && self.leader.others_may_be_alive() && Instant::now() < until {
                 let others: Vec<_> = self
                     .find_stragglers()
                     .await
@@ -336,6 +371,57 @@ impl<'a> Running<'a> {
         }
         residue.extend(named(living));
         (residue, incomplete)
+    }
+
+    /// The same for a process of which nothing can escape: one signal kills all, and one descriptor tells that all are
+    /// dead.
+    async fn kill_contained(&mut self, cause: &Cause, gone: pipe::Receiver) -> Vec<Residue> {
+        /// Its keeper answers at once, unless it is stopped or starved.
+        const PATIENCE: Duration = Duration::from_millis(200);
+        let mut residue = Vec::new();
+        if !self.exited || self.leader.others_may_be_alive() {
+            // Who is still there is named only where it should not be: what we stopped was alive, of course.
+            if cause.is_natural() || self.exited {
+                residue = self.residents(PATIENCE).await;
+            }
+            self.leader.kill();
+        }
+        self.streams.close_input();
+        let until = deadline(Instant::now(), self.limits.drain.max(self.limits.reap_timeout));
+        let mut all_dead = pin!(gone.readable());
+        let mut is_dead = false;
+        let mut deadline_came = pin!(sleep_until(until));
+        while !is_dead {
+            tokio::select! { biased;
+                _ = &mut all_dead => is_dead = true,
+                () = &mut deadline_came => break,
+                step = self.streams.step() => {
+                    note(step, &mut self.folder, &mut self.folder_removal, self.lane);
+                }
+            }
+        }
+        self.exited |= is_dead;
+        // Nobody of it is left to write: what is in the pipes is all there is, unless they were handed to somebody outside.
+        let until = deadline(Instant::now(), self.limits.drain);
+        self.pump(until, Cut::Never, |running| running.streams.output_at_end()).await;
+        if !is_dead {
+            residue.iter_mut().for_each(|left| left.killed = false);
+        }
+        residue
+    }
+
+    /// Who of a contained process is alive besides its leader.
+    async fn residents(&mut self, bound: Duration) -> Vec<Residue> {
+        let ask = self.leader.residents();
+        let mut asking = pin!(self.lane.spawn(move || ask(bound)));
+        loop {
+            tokio::select! { biased;
+                found = &mut asking => return found.unwrap_or_default(),
+                step = self.streams.step() => {
+                    note(step, &mut self.folder, &mut self.folder_removal, self.lane);
+                }
+            }
+        }
     }
 
     async fn find_stragglers(&mut self) -> Found {

@@ -13,7 +13,9 @@ use std::{
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::net::unix::pipe;
-use tool_sandbox::{Enforced, LaunchError, LaunchSpec, LaunchStep, Launcher, Level};
+use tool_sandbox::{
+    Enforced, LaunchError, LaunchSpec, LaunchStep, Launcher, Level, Missing, Policy, ResourceLimits,
+};
 
 use crate::{
     call::{Call, Stdin, Target},
@@ -39,6 +41,8 @@ pub(crate) struct Starter {
     pub(crate) launcher: Arc<dyn Launcher>,
     pub(crate) janitor: Janitor,
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
+    pub(crate) resources: ResourceLimits,
     pub(crate) max_timeout: Duration,
     pub(crate) temp_dir: PathBuf,
 }
@@ -48,6 +52,8 @@ pub(crate) struct Starter {
 pub(crate) struct Started {
     leader: Leader,
     exit: OwnedFd,
+    gone: Option<OwnedFd>,
+    resources: ResourceLimits,
     stdin: Option<(OwnedFd, Bytes)>,
     stdout: OwnedFd,
     stderr: OwnedFd,
@@ -71,6 +77,8 @@ pub(crate) struct Terms {
 pub(crate) struct Watched {
     pub(crate) leader: Leader,
     pub(crate) exit: pipe::Receiver,
+    pub(crate) gone: Option<pipe::Receiver>,
+    pub(crate) resources: ResourceLimits,
     pub(crate) streams: Streams,
     pub(crate) folder: Option<ChannelFolder>,
     pub(crate) protocol: Protocol,
@@ -98,8 +106,8 @@ impl Starter {
         mut plan: Plan,
         masking: Masking,
     ) -> Result<Started, ErrorKind> {
-        let needed = call.least_level.max(plan.least_level());
-        self.must_offer(needed)?;
+        let (policy, resources) = self.settle_policy(&call, &plan)?;
+        self.must_offer(&policy, &resources, call.least_level)?;
         call.limits.within(&plan.limits)?;
         let max_timeout = plan.max_timeout.map_or(self.max_timeout, |most| most.min(self.max_timeout));
         let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(max_timeout)?;
@@ -120,8 +128,9 @@ impl Starter {
             Feed::Stdin(bytes) => (tool_sandbox::Stdin::Pipe, bytes),
             Feed::Channel(line) => {
                 let made = Channel::make(&self.temp_dir)?;
-                env.push((channel::VARIABLE.into(), made.folder.path().into()));
-                name_channel(&mut plan.args, made.folder.path());
+                let seen = self.launcher.shown_as(&policy, made.folder.path());
+                env.push((channel::VARIABLE.into(), seen.clone().into()));
+                name_channel(&mut plan.args, &seen);
                 channel = Some((made, line));
                 (tool_sandbox::Stdin::Null, Bytes::new())
             }
@@ -133,10 +142,16 @@ impl Starter {
             env,
             workdir: call.workdir.or(plan.workdir),
             stdin,
+            policy,
+            resources: resources.clone(),
+            shows: plan.shows,
+            private: channel.as_ref().map(|(made, _)| made.folder.path().to_owned()),
         })?;
         Ok(Started {
             leader: Leader::new(launched.process, [&launched.stdout, &launched.stderr], self.janitor.clone()),
             exit: launched.exit,
+            gone: launched.gone,
+            resources,
             stdin: launched.stdin.map(|pipe| (pipe, bytes)),
             stdout: launched.stdout,
             stderr: launched.stderr,
@@ -154,17 +169,54 @@ impl Starter {
         })
     }
 
-    /// Never less than was asked for.
-    fn must_offer(&self, needed: Level) -> Result<(), ErrorKind> {
-        let offered = self.launcher.enforced().level;
+    /// What the call may touch and use: the engine's word, the tool's over it, and the call's over that. A call may make its
+    /// tool's stricter, not laxer.
+    fn settle_policy(&self, call: &Call, plan: &Plan) -> Result<(Policy, ResourceLimits), ErrorKind> {
+        if !matches!(call.target, Target::Command(_)) {
+            let hint = "leave it out, or allow it where the tool is declared";
+            if let Some((word, path)) = call.policy.exceeds(&plan.policy.clone().over(&self.policy)) {
+                let subject = match path {
+                    Some(path) => format!("policy {word} {}", path.display()),
+                    None => format!("policy {word}"),
+                };
+                return Err(invalid(subject, "the call asks for more than its tool is allowed", hint));
+            }
+            if let Some(name) = call.resources.exceeds(&plan.resources) {
+                return Err(invalid(
+                    format!("limit {name}"),
+                    "the call asks for more than its tool is allowed",
+                    hint,
+                ));
+            }
+        }
+        let mut policy = call.policy.clone().over(&plan.policy).over(&self.policy);
+        policy.level = call.policy.level.or(plan.policy.level);
+        let resources = call.resources.clone().over(&plan.resources).over(&self.resources);
+        Ok((policy, resources))
+    }
+
+    /// Never less than was asked for. A level that the policy names stands for all of it: who accepts less says so.
+    fn must_offer(&self, policy: &Policy, resources: &ResourceLimits, least: Level) -> Result<(), ErrorKind> {
+        let needed = policy.level.unwrap_or_else(|| self.launcher.least_level(policy, resources)).max(least);
+        let offered = self.launcher.level(policy);
         if offered >= needed {
             return Ok(());
         }
+        let missing = self.launcher.missing();
+        let reasons: Vec<_> = missing.iter().filter(|missing| missing.level < needed).collect();
+        let words =
+            |word: fn(&Missing) -> &str| reasons.iter().map(|one| word(one)).collect::<Vec<_>>().join("; ");
         Err(ErrorKind::Sandbox {
-            missing: format!("the call needs {needed}, this engine offers {offered}"),
-            hint: "accept a lower level by name (`level = 0` in the tool's policy asks for no sandbox), or run it where \
-                   more can be enforced"
-                .into(),
+            missing: match reasons[..] {
+                [] => format!("the call needs {needed}, this engine offers {offered}"),
+                _ => format!("the call needs {needed}, here there is {offered}: {}", words(|one| &one.what)),
+            },
+            hint: match reasons[..] {
+                [] => "accept a lower level by name (`level = 0` in the tool's policy asks for no sandbox), or run it \
+                       where more can be enforced"
+                    .into(),
+                _ => words(|one| &one.hint),
+            },
         })
     }
 
@@ -317,9 +369,12 @@ impl Started {
         }
         // Not a pipe, but all that is asked of it is when it is readable.
         let exit = pipe::Receiver::from_owned_fd_unchecked(self.exit).map_err(refused)?;
+        let gone = self.gone.map(pipe::Receiver::from_owned_fd_unchecked).transpose().map_err(refused)?;
         Ok(Watched {
             leader: self.leader,
             exit,
+            gone,
+            resources: self.resources,
             streams,
             folder,
             protocol: self.protocol,

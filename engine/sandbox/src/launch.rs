@@ -1,13 +1,21 @@
 //! The seam between the life of an execution and how its process is contained.
 
-use std::{ffi::OsString, fmt::Debug, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Debug,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    level::Enforced,
-    residue::{ScanTarget, Swept},
+    level::{Enforced, Level},
+    policy::{Policy, ResourceLimits},
+    residue::{Residue, ScanTarget, Swept},
 };
 
 /// Where the process reads its standard input from. A terminal is never passed in.
@@ -37,6 +45,14 @@ pub struct LaunchSpec {
     pub workdir: Option<PathBuf>,
     /// Standard input.
     pub stdin: Stdin,
+    /// What it may touch.
+    pub policy: Policy,
+    /// How much it may use.
+    pub resources: ResourceLimits,
+    /// What it needs to be able to read in any case: a worker's file, a tool's folder.
+    pub shows: Vec<PathBuf>,
+    /// A folder of ours that only this process may use. Where it finds it: see [`Launcher::shown_as`].
+    pub private: Option<PathBuf>,
 }
 
 /// A started process and our ends of its pipes. All of them are close-on-exec and in blocking mode.
@@ -52,6 +68,9 @@ pub struct Launched {
     pub stdout: OwnedFd,
     /// The read end of standard error.
     pub stderr: OwnedFd,
+    /// Becomes readable when nothing of it is left, and stays so; for a process that is
+    /// [contained](Process::is_contained). There is nothing to read from it.
+    pub gone: Option<OwnedFd>,
     /// What is enforced on it.
     pub enforced: Enforced,
 }
@@ -59,8 +78,23 @@ pub struct Launched {
 /// Starts processes at one [`Level`](crate::Level). Its calls may block for as long as the kernel takes to load a
 /// program (for ever, from a dead network mount): keep them off an async runtime's own threads.
 pub trait Launcher: Send + Sync + Debug {
-    /// What a process started here will have enforced on it.
-    fn enforced(&self) -> Enforced;
+    /// The level at which a process with this policy would run. Blocks the first time, while what is there is tried out.
+    fn level(&self, policy: &Policy) -> Level;
+
+    /// The least level that will do for a call, where nobody says anything: what its policy and limits need.
+    fn least_level(&self, policy: &Policy, resources: &ResourceLimits) -> Level {
+        policy.least_level().max(resources.least_level())
+    }
+
+    /// What is missing for more than [`level`](Self::level), and what to do about it; empty when nothing is.
+    fn missing(&self) -> Vec<Missing> {
+        Vec::new()
+    }
+
+    /// Where a process with this policy finds its [private folder](LaunchSpec::private).
+    fn shown_as(&self, _policy: &Policy, folder: &Path) -> PathBuf {
+        folder.to_owned()
+    }
 
     /// Starts a process. When this returns an error, nothing was left behind.
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
@@ -68,6 +102,10 @@ pub trait Launcher: Send + Sync + Debug {
     /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within
     /// `bound` (what was not looked at by then is missing from the answer, which says so).
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
+
+    /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
+    /// Blocks, for seconds at most.
+    fn close(&self) {}
 }
 
 /// A started process, not yet reaped: as long as this value exists its process id names that process and no other.
@@ -94,6 +132,23 @@ pub trait Process: Send + Sync + Debug {
     /// cannot be told cheaply; a zombie that its new parent has not reaped counts. Never blocks. Only meaningful after
     /// the leader has exited.
     fn others_may_be_alive(&self) -> bool;
+
+    /// Whether everything that it starts, whatever that does, is killed by [`kill`](Self::kill), and known to be dead when
+    /// [`Launched::gone`] says so. What is not must be looked for: see [`Launcher::stragglers`].
+    fn is_contained(&self) -> bool {
+        false
+    }
+
+    /// Work that finds out who is alive of a contained process besides its leader. It blocks until the sandbox's first
+    /// process answers, but for the given time at most.
+    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
+        Box::new(|_| Vec::new())
+    }
+
+    /// What it has used of processors so far, with all that it started; `None` when nobody counts.
+    fn cpu_used(&self) -> Option<Duration> {
+        None
+    }
 
     /// What to look for in [`Launcher::stragglers`], given the inodes of the pipes whose write ends it was given.
     fn scan_target(&self, pipes: Vec<u64>) -> ScanTarget;
@@ -144,6 +199,30 @@ pub struct Exit {
     pub status: ExitStatus,
     /// What it used.
     pub usage: Usage,
+    /// What the kernel counted.
+    pub counted: Counted,
+}
+
+/// What the kernel counted of a whole call, where there was a cgroup to count in. `None`: it cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// How many processes it killed for want of memory.
+    pub oom_kills: Option<u64>,
+    /// How many times it refused to make another process or thread.
+    pub pids_refused: Option<u64>,
+    /// The most processes and threads there were at a time.
+    pub peak_pids: Option<u64>,
+}
+
+/// Something that keeps a level from being offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Missing {
+    /// The highest level that is possible without it.
+    pub level: Level,
+    /// What is missing, and how the kernel said so.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// The step of a launch that failed.
@@ -151,6 +230,12 @@ pub struct Exit {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LaunchStep {
+    /// Making sense of the policy: what it names is not there, contradicts itself, or cannot be had here.
+    Policy,
+    /// Building the sandbox.
+    Sandbox,
+    /// Speaking to the zygote, which died.
+    Zygote,
     /// Making the private folder with the worker's channel.
     Channel,
     /// Opening the working folder.
@@ -172,6 +257,9 @@ pub enum LaunchStep {
 impl std::fmt::Display for LaunchStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            LaunchStep::Policy => "applying the policy to",
+            LaunchStep::Sandbox => "building the sandbox",
+            LaunchStep::Zygote => "asking the zygote for",
             LaunchStep::Channel => "making the private folder of the worker's channel",
             LaunchStep::Workdir => "entering the working folder",
             LaunchStep::Lookup => "looking up the program",
@@ -186,7 +274,7 @@ impl std::fmt::Display for LaunchStep {
 
 /// Nothing was started: which step failed, on what, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{step} {subject:?}: {source}")]
+#[error("{step}{}: {source}", if subject.is_empty() { String::new() } else { format!(" {subject:?}") })]
 pub struct LaunchError {
     /// The step that failed.
     pub step: LaunchStep,

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::CgroupVersion;
+
 /// How much of a policy is enforced by the kernel, from nothing to everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -52,4 +54,63 @@ impl std::fmt::Display for Level {
 pub struct Enforced {
     /// The level the execution ran at.
     pub level: Level,
+    /// The kinds of namespaces that it had for itself (namespaces(7)).
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// The fence around files, if there was one.
+    #[serde(default)]
+    pub landlock: Option<Landlock>,
+    /// Whether system calls were filtered.
+    #[serde(default)]
+    pub seccomp: bool,
+    /// The version of the cgroup it was in.
+    #[serde(default)]
+    pub cgroup: Option<CgroupVersion>,
+    /// The user it ran as on the host.
+    #[serde(default)]
+    pub user: Option<u32>,
+    /// Which `/proc` it saw.
+    #[serde(default)]
+    pub proc: Proc,
+    /// Which of the limits hold for each of its processes only, not for all of them together.
+    #[serde(default)]
+    pub per_process: Vec<String>,
+}
+
+impl Enforced {
+    /// Nothing but a process group.
+    pub fn nothing() -> Self {
+        Self {
+            level: Level::None,
+            namespaces: Vec::new(),
+            landlock: None,
+            seccomp: false,
+            cgroup: None,
+            user: None,
+            proc: Proc::Host,
+            per_process: Vec::new(),
+        }
+    }
+}
+
+/// What Landlock (landlock(7)) did, as it was tried out on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Landlock {
+    /// The kernel's ABI.
+    pub abi: u32,
+    /// Whether it kept abstract sockets and signals in, too.
+    pub scopes: bool,
+}
+
+/// Which `/proc` a process sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Proc {
+    /// The host's.
+    #[default]
+    Host,
+    /// Its own, which shows nothing but the call.
+    Own,
+    /// None: it cannot be mounted here.
+    None,
 }

@@ -4,6 +4,8 @@
 //! descriptor ([`Launched::exit`]). How much of a call is contained depends on the [`Level`]; [`ProcessGroups`] is the
 //! launcher for [`Level::None`].
 
+mod cgroup;
+mod contained;
 mod launch;
 mod level;
 mod policy;
@@ -13,10 +15,13 @@ mod program;
 mod residue;
 mod wait;
 
+pub use cgroup::{Cgroup, CgroupError, CgroupVersion, Cgroups, Counters, NoCgroups, System};
+pub use contained::{Sandbox, SandboxBuilder};
 pub use launch::{
-    Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Process, Stdin, Usage,
+    Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Process,
+    Stdin, Usage,
 };
-pub use level::{Enforced, Level};
-pub use policy::{Network, Policy, ResourceLimits};
+pub use level::{Enforced, Landlock, Level, Proc};
+pub use policy::{Network, Policy, ResourceLimits, Tmpfs};
 pub use process_group::ProcessGroups;
 pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};

@@ -18,8 +18,21 @@ pub struct Policy {
     pub rw: Vec<PathBuf>,
     /// Files and folders that it must not see, though they lie in one that it may. Absolute paths.
     pub hide: Vec<PathBuf>,
+    /// Folders that are empty and writable, and gone when the call ends. Absolute paths.
+    pub tmpfs: Vec<Tmpfs>,
+    /// The user that it runs as on the host, by number; not 0. Only root can choose. Default: one that owns nothing.
+    pub user: Option<u32>,
     /// The least [`Level`] that will do. Without it, what the rest needs: see [`least_level`](Self::least_level).
     pub level: Option<Level>,
+}
+
+/// A folder in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Where.
+    pub path: PathBuf,
+    /// How much fits in, in bytes. Default: as much as into `/tmp`.
+    pub size: Option<u64>,
 }
 
 /// Whom a tool may connect to.
@@ -47,6 +60,10 @@ pub struct ResourceLimits {
     pub file_size: Option<u64>,
     /// Open files of one process.
     pub open_files: Option<u32>,
+    /// Bytes in `/tmp`, and in `/dev/shm`.
+    pub tmp_size: Option<u64>,
+    /// Files and folders in `/tmp`, and in `/dev/shm`.
+    pub tmp_files: Option<u64>,
 }
 
 impl Policy {
@@ -56,10 +73,55 @@ impl Policy {
         self.level.unwrap_or(match self.network {
             // Only a network namespace keeps every protocol in, only a mount namespace puts a file out of sight.
             Some(Network::None) => Level::NoCgroup,
-            _ if !self.hide.is_empty() => Level::NoCgroup,
+            _ if !self.hide.is_empty() || !self.tmpfs.is_empty() || self.user.is_some() => Level::NoCgroup,
             _ if paths => Level::Basic,
             _ => Level::None,
         })
+    }
+
+    /// This policy, with `below` where it says nothing. Of a path that both name, `below` is not heard; nor is its level:
+    /// who accepts less containment says so for each tool.
+    #[must_use]
+    pub fn over(mut self, below: &Self) -> Self {
+        let named: Vec<PathBuf> = self.paths().cloned().collect();
+        let new = |path: &&PathBuf| !named.contains(path);
+        let (ro, rw, hide): (Vec<_>, Vec<_>, Vec<_>) = (
+            below.ro.iter().filter(new).cloned().collect(),
+            below.rw.iter().filter(new).cloned().collect(),
+            below.hide.iter().filter(new).cloned().collect(),
+        );
+        self.tmpfs.extend(below.tmpfs.iter().filter(|tmpfs| !named.contains(&tmpfs.path)).cloned());
+        self.ro.extend(ro);
+        self.rw.extend(rw);
+        self.hide.extend(hide);
+        Self { network: self.network.or(below.network), user: self.user.or(below.user), ..self }
+    }
+
+    /// All paths that are named.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let tmpfs = self.tmpfs.iter().map(|tmpfs| &tmpfs.path);
+        self.ro.iter().chain(&self.rw).chain(&self.hide).chain(tmpfs)
+    }
+
+    /// What of this policy allows more than `tool` does: the word for it, and the path, if it is about one. A call may be
+    /// stricter than its tool, not laxer.
+    pub fn exceeds(&self, tool: &Self) -> Option<(&'static str, Option<&PathBuf>)> {
+        let outside = |path: &&PathBuf, places: &[&Vec<PathBuf>]| {
+            !places.iter().any(|places| places.iter().any(|place| path.starts_with(place)))
+        };
+        if self.network == Some(Network::Host) && tool.network != Some(Network::Host) {
+            return Some(("network", None));
+        }
+        if self.level == Some(Level::None) && tool.level != Some(Level::None) {
+            return Some(("level", None));
+        }
+        if self.user.is_some() && self.user != tool.user {
+            return Some(("user", None));
+        }
+        if let Some(path) = self.ro.iter().find(|path| outside(path, &[&tool.ro, &tool.rw])) {
+            return Some(("ro", Some(path)));
+        }
+        self.rw.iter().find(|path| outside(path, &[&tool.rw])).map(|path| ("rw", Some(path)))
     }
 }
 
@@ -67,6 +129,25 @@ impl ResourceLimits {
     /// The least level that can enforce these limits, if only for each process by itself.
     pub fn least_level(&self) -> Level {
         if *self == Self::default() { Level::None } else { Level::Basic }
+    }
+
+    /// The name of a limit that is higher here than in `tool`, or set there and not here. A call may ask for less than its
+    /// tool, not for more.
+    pub fn exceeds(&self, tool: &Self) -> Option<&'static str> {
+        fn more<T: PartialOrd>(asked: Option<T>, allowed: Option<T>) -> bool {
+            matches!((asked, allowed), (Some(asked), Some(allowed)) if asked > allowed)
+        }
+        let raised = [
+            ("memory", more(self.memory, tool.memory)),
+            ("pids", more(self.pids, tool.pids)),
+            ("cpus", more(self.cpus, tool.cpus)),
+            ("cpu_time", more(self.cpu_time, tool.cpu_time)),
+            ("file_size", more(self.file_size, tool.file_size)),
+            ("open_files", more(self.open_files, tool.open_files)),
+            ("tmp_size", more(self.tmp_size, tool.tmp_size)),
+            ("tmp_files", more(self.tmp_files, tool.tmp_files)),
+        ];
+        raised.iter().find(|(_, raised)| *raised).map(|(name, _)| *name)
     }
 
     /// These limits, with `below` where they say nothing.
@@ -79,6 +160,8 @@ impl ResourceLimits {
             cpu_time: self.cpu_time.or(below.cpu_time),
             file_size: self.file_size.or(below.file_size),
             open_files: self.open_files.or(below.open_files),
+            tmp_size: self.tmp_size.or(below.tmp_size),
+            tmp_files: self.tmp_files.or(below.tmp_files),
         }
     }
 }
@@ -86,6 +169,21 @@ impl ResourceLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layer_wins_over_the_one_below_it_and_may_only_be_stricter() {
+        let tool = Policy { ro: vec!["/a".into()], rw: vec!["/b".into()], ..Policy::default() };
+        let call = Policy { ro: vec!["/b".into()], hide: vec!["/a/c".into()], ..Policy::default() };
+        assert_eq!(call.exceeds(&tool), None);
+        let both = call.over(&tool);
+        assert_eq!((both.ro, both.rw.is_empty()), (vec!["/b".into(), "/a".into()], true));
+        let exceeds = |call: Policy| call.exceeds(&tool).map(|(word, _)| word);
+        assert_eq!(exceeds(Policy { rw: vec!["/a".into()], ..Policy::default() }), Some("rw"));
+        assert_eq!(exceeds(Policy { rw: vec!["/b/x".into()], ..Policy::default() }), None);
+        assert_eq!(exceeds(Policy { ro: vec!["/c".into()], ..Policy::default() }), Some("ro"));
+        assert_eq!(exceeds(Policy { network: Some(Network::Host), ..Policy::default() }), Some("network"));
+        assert_eq!(exceeds(Policy { level: Some(Level::None), ..Policy::default() }), Some("level"));
+    }
 
     #[test]
     fn a_restriction_needs_a_level_that_can_enforce_it() {

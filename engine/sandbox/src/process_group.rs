@@ -22,6 +22,7 @@ use rustix::{
 use crate::{
     launch::{Exit, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Process, Stdin},
     level::{Enforced, Level},
+    policy::Policy,
     program,
     residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
     wait,
@@ -32,8 +33,8 @@ use crate::{
 pub struct ProcessGroups;
 
 impl Launcher for ProcessGroups {
-    fn enforced(&self) -> Enforced {
-        Enforced { level: Level::None }
+    fn level(&self, _policy: &Policy) -> Level {
+        Level::None
     }
 
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
@@ -80,7 +81,15 @@ impl Launcher for ProcessGroups {
         // `command` still holds the child's ends of the pipes; they must not outlive this call, or EOF never comes.
         drop(command);
         let (process, exit) = Group::watch(child, spec.execution, not_before, inherited_peak, &name)?;
-        Ok(Launched { process: Box::new(process), exit, stdin, stdout, stderr, enforced: self.enforced() })
+        Ok(Launched {
+            process: Box::new(process),
+            exit,
+            stdin,
+            stdout,
+            stderr,
+            gone: None,
+            enforced: Enforced::nothing(),
+        })
     }
 
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept {

@@ -28,7 +28,7 @@ pub const EXECUTION_VARIABLE: &str = "RUN_TOOL_EXECUTION";
 /// A process that still ran when the tool had ended, and was killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Residue {
-    /// Its process id.
+    /// Its process id; in a sandbox with its own process ids, the one that it had there.
     pub pid: u32,
     /// Its command line, at most 200 characters.
     pub command: String,
@@ -51,6 +51,11 @@ impl ScanTarget {
     /// `not_before`: the [moment](ticks_since_boot) just before the leader was started.
     pub(crate) fn new(leader: u32, execution: &str, pipes: Vec<u64>, not_before: u64) -> Self {
         Self { leader, marker: marker(execution), pipes, not_before }
+    }
+
+    /// For a process of which nothing needs to be looked for.
+    pub(crate) fn nothing() -> Self {
+        Self { leader: 0, marker: String::new(), pipes: Vec::new(), not_before: u64::MAX }
     }
 
     /// Whether the process belongs to it, and whether it left the group.

@@ -5,7 +5,7 @@ use std::{io, mem::MaybeUninit, time::Duration};
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::launch::{Exit, ExitStatus, Usage};
+use crate::launch::{Counted, Exit, ExitStatus, Usage};
 
 /// Whether the child `pid` has exited; it stays a zombie (`WNOWAIT`, waitid(2)). `pid` must not have been reaped by us.
 pub(crate) fn has_exited(pid: Pid) -> io::Result<bool> {
@@ -33,12 +33,16 @@ pub(crate) fn reap(pid: Pid, inherited_peak: u64) -> io::Result<Option<Exit>> {
         _ => {
             // SAFETY: it began as zeroes, which are a valid `rusage` (integers only), and wait4 may have filled it in.
             let usage = unsafe { usage.assume_init() };
-            Ok(Some(Exit { status: exit_status(status), usage: summary(&usage, inherited_peak) }))
+            Ok(Some(Exit {
+                status: exit_status(status),
+                usage: summary(&usage, inherited_peak),
+                counted: Counted::default(),
+            }))
         }
     }
 }
 
-fn exit_status(status: libc::c_int) -> ExitStatus {
+pub(crate) fn exit_status(status: libc::c_int) -> ExitStatus {
     if libc::WIFSIGNALED(status) {
         ExitStatus::Signal(libc::WTERMSIG(status))
     } else {

@@ -236,6 +236,7 @@ impl Settings {
             cpu_time: value(&self.cpu_time),
             file_size: value(&self.file_size),
             open_files: value(&self.open_files),
+            ..ResourceLimits::default()
         }
     }
 
@@ -247,6 +248,7 @@ impl Settings {
             rw: all(&self.rw),
             hide: all(&self.hide),
             level: value(&self.level),
+            ..Policy::default()
         }
     }
 

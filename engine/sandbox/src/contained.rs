@@ -1,0 +1,638 @@
+//! Levels 1 to 4: every call in a sandbox that the kernel enforces.
+//!
+//! The zygote makes the sandboxes (see the crate `tool-zygote`); in here is who tells it what to make: which paths are
+//! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
+
+mod kernel;
+mod offer;
+mod process;
+mod socket;
+mod system;
+mod view;
+mod zygote;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+    process::{Gid, Uid, getgid, getrlimit, getuid},
+};
+use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
+
+use self::{
+    offer::Offer,
+    process::Contained,
+    view::{Mode, Place, View},
+    zygote::{Source, Zygote},
+};
+use crate::{
+    cgroup::Cgroup,
+    launch::{LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Stdin},
+    level::{Enforced, Level, Proc},
+    policy::{Network, Policy, ResourceLimits},
+    process_group::ProcessGroups,
+    program,
+    residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
+};
+
+/// Launches every process in a sandbox, at the highest level that this machine can do; but with
+/// [`Level::None`] in its policy a process is launched without.
+///
+/// The first launch tries out what there is, and starts the zygote (about 3 ms). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+/// Sets a [`Sandbox`] up.
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SandboxBuilder {
+    highest: Level,
+    user: Option<u32>,
+    source: Option<PathBuf>,
+    temp_dir: PathBuf,
+    cgroup: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: SandboxBuilder,
+    state: Mutex<State>,
+}
+
+/// What there is once something was launched.
+#[derive(Debug, Default)]
+struct State {
+    offer: Option<Arc<Offer>>,
+    /// By the user on the host.
+    zygotes: HashMap<Option<u32>, Arc<Zygote>>,
+    /// By user and group on disk, and the tool's user.
+    id_maps: HashMap<((u32, u32), u32), Arc<OwnedFd>>,
+}
+
+/// How many maps of users are kept. Each is one descriptor; nearly all calls need the same one or two.
+const MOST_ID_MAPS: usize = 32;
+
+/// How much `/tmp` and `/dev/shm` hold when nobody says anything.
+const TMP: (u64, u64) = (1 << 30, 100_000);
+/// How many processes and threads a call may have when nobody says anything; and files a process.
+const PIDS: u32 = 1024;
+const OPEN_FILES: u64 = 4096;
+
+impl Default for SandboxBuilder {
+    fn default() -> Self {
+        Self { highest: Level::Full, user: None, source: None, temp_dir: "/tmp".into(), cgroup: None }
+    }
+}
+
+impl SandboxBuilder {
+    /// Uses no more than this level, even where there is more. Default: [`Level::Full`].
+    pub fn highest(mut self, level: Level) -> Self {
+        self.highest = level;
+        self
+    }
+
+    /// The user that tools run as on the host, if we are root. Default: 65519, the last of those that systemd hands out to
+    /// services for as long as they run, and so nobody's for ever.
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
+    /// The zygote's program. Default: the one that this library carries.
+    pub fn zygote(mut self, program: impl Into<PathBuf>) -> Self {
+        self.source = Some(program.into());
+        self
+    }
+
+    /// Where the zygote's program is put for a moment if the kernel does not execute it from memory. Default `/tmp`.
+    pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.temp_dir = folder.into();
+        self
+    }
+
+    /// A cgroup (version 2) that was delegated to us, to make those of calls in. Default: found.
+    pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(folder.into());
+        self
+    }
+
+    /// The launcher. Nothing is tried out yet.
+    pub fn build(self) -> Sandbox {
+        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default() }))
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
+
+impl Sandbox {
+    /// Begins a launcher with the defaults.
+    pub fn builder() -> SandboxBuilder {
+        SandboxBuilder::default()
+    }
+}
+
+impl Launcher for Sandbox {
+    fn level(&self, policy: &Policy) -> Level {
+        if is_unsandboxed(policy) { Level::None } else { self.0.offer().level }
+    }
+
+    fn least_level(&self, policy: &Policy, resources: &ResourceLimits) -> Level {
+        // What is not named is not shown and not reached, and that takes namespaces.
+        let least = Level::NoCgroup.max(policy.least_level());
+        if resources.cpus.is_some() { Level::Full } else { least }
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        self.0.offer().missing.clone()
+    }
+
+    fn shown_as(&self, policy: &Policy, folder: &Path) -> PathBuf {
+        if self.level(policy) >= Level::NoCgroup { system::PRIVATE.into() } else { folder.to_owned() }
+    }
+
+    fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
+        let level = self.level(&spec.policy);
+        if level == Level::None {
+            return ProcessGroups.launch(spec);
+        }
+        self.0.launch(spec, level >= Level::NoCgroup)
+    }
+
+    fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept {
+        residue::scan(targets, bound)
+    }
+
+    fn close(&self) {
+        // What still runs holds on to its zygote and its cgroup.
+        let state = std::mem::take(&mut *self.0.state());
+        drop(state);
+    }
+}
+
+fn is_unsandboxed(policy: &Policy) -> bool {
+    policy.level == Some(Level::None)
+}
+
+fn bytes(path: impl AsRef<Path>) -> Bytes {
+    Bytes(path.as_ref().as_os_str().as_bytes().to_vec())
+}
+
+/// Mounts, in the form that the zygote gets them, and the descriptors that go with them.
+#[derive(Default)]
+struct Mounts {
+    mounts: Vec<Mount>,
+    passed: Vec<OwnedFd>,
+    points: Vec<(Bytes, bool)>,
+}
+
+impl Inner {
+    fn launch(self: &Arc<Self>, mut spec: LaunchSpec, namespaced: bool) -> Result<Launched, LaunchError> {
+        let offer = self.offer();
+        let name = spec.program.to_string_lossy().into_owned();
+        let program = program::find(&spec.program, &spec.env, spec.workdir.as_deref())?;
+        let view = View::of(&spec, &program)?;
+        let user = offer.user.map(|(uid, gid)| spec.policy.user.map_or((uid, gid), |user| (user, user)));
+        if spec.policy.user.is_some() && user.is_none() {
+            return Err(LaunchError::new(
+                LaunchStep::Policy,
+                format!("user {}", spec.policy.user.unwrap_or_default()),
+                io::Error::from(Errno::PERM),
+            )
+            .hint("only root can run a tool as somebody else; leave `user` out, or run as root"));
+        }
+        let zygote = self.zygote(&offer, user)?;
+        let mut mounts = Mounts::default();
+        if namespaced {
+            for (target, place) in &view.places {
+                self.mount(&mut mounts, &zygote, user, target, place, &spec.resources)?;
+            }
+            if let Some(folder) = &spec.private {
+                self.mount_private(&mut mounts, user, folder)?;
+            }
+        }
+
+        let out_of_files = |errno: Errno| {
+            LaunchError::new(LaunchStep::Pipe, &name, errno)
+                .hint("raise the limit of open files (`ulimit -n`), or run fewer calls at once")
+        };
+        // The tool may open what it was handed once more (`/dev/stdout`): as its own user.
+        let give = |fd: &OwnedFd| {
+            if let (true, Some((uid, gid))) = (namespaced, user) {
+                let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            }
+        };
+        let pipe = || {
+            let pipe = pipe_with(PipeFlags::CLOEXEC).map_err(out_of_files)?;
+            give(&pipe.0);
+            Ok::<_, LaunchError>(pipe)
+        };
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let (child_stdin, stdin) = match std::mem::replace(&mut spec.stdin, Stdin::Null) {
+            Stdin::Fd(fd) => (fd, None),
+            Stdin::Null => {
+                let null = File::open("/dev/null");
+                (null.map_err(|e| LaunchError::new(LaunchStep::Pipe, "/dev/null", e))?.into(), None)
+            }
+            Stdin::Pipe => {
+                let (read, write) = pipe()?;
+                (read, Some(write))
+            }
+        };
+        let (control, theirs) = socket::pair().map_err(out_of_files)?;
+
+        let cgroup = match &offer.cgroups {
+            Some(cgroups) => {
+                // What could not be removed when its execution ended.
+                cgroups.tidy();
+                let mut limits = spec.resources.clone();
+                limits.pids.get_or_insert(PIDS);
+                Some(cgroups.take(&limits).map_err(|error| {
+                    let hint = error.hint.clone();
+                    let error = LaunchError::new(LaunchStep::Sandbox, "the cgroup", io::Error::other(error));
+                    LaunchError { hint, ..error }
+                })?)
+            }
+            None => None,
+        };
+
+        let (launch, per_process) =
+            describe(&spec, &view, mounts.mounts, &offer, namespaced, cgroup.is_some(), &program);
+        let host_network = spec.policy.network == Some(Network::Host);
+        let joins: Vec<BorrowedFd<'_>> = cgroup.iter().flat_map(Cgroup::join).collect();
+        let mut head = Head {
+            host_network,
+            points: mounts.points,
+            joins: joins.len() as u32,
+            cgroup: false,
+            mounts: mounts.passed.len() as u32,
+            apart: false,
+        };
+        let body = launch.to_bytes();
+        let mut fds = vec![theirs.as_fd(), child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
+        fds.extend(joins);
+        fds.extend(mounts.passed.iter().map(AsFd::as_fd));
+        let mut apart = None;
+        if body.len() + head.to_bytes().len() > MAX_MESSAGE {
+            head.apart = true;
+            apart = Some(memory_file(&body).map_err(|e| LaunchError::new(LaunchStep::Pipe, &name, e))?);
+        }
+        fds.extend(apart.iter().map(AsFd::as_fd));
+        let mut message = head.to_bytes();
+        if apart.is_none() {
+            message.extend(body);
+        }
+        zygote.launch(&message, &fds).map_err(|errno| died(errno.into()))?;
+        drop(fds);
+        // What stays open here would never come to its end there.
+        drop((theirs, child_stdin, child_stdout, child_stderr, mounts.passed, apart));
+
+        let answer = socket::receive(&control, socket::SMALL, None).map_err(|errno| died(errno.into()))?;
+        let Some(mut answer) = answer else {
+            return Err(died(io::Error::from(Errno::PIPE)));
+        };
+        match Event::from_bytes(&answer.bytes) {
+            Some(Event::Started) if !answer.fds.is_empty() => {}
+            Some(Event::Failed { failure }) => return Err(offer::launch_error(&failure, &name)),
+            _ => return Err(died(io::Error::from(Errno::PROTO))),
+        }
+        let mount_namespace = (answer.fds.len() > 1).then(|| answer.fds.remove(1));
+        let first = answer.fds.remove(0);
+        let watch = |fd: &OwnedFd| fd.try_clone().map_err(|e| LaunchError::new(LaunchStep::Pidfd, &name, e));
+        let (exit, gone) = (watch(&control)?, watch(&first)?);
+        let enforced = Enforced {
+            level: offer.level,
+            namespaces: if namespaced { offer::namespaces(host_network) } else { Vec::new() },
+            landlock: offer.landlock,
+            seccomp: true,
+            cgroup: offer.cgroups.as_ref().map(|cgroups| cgroups.version()),
+            user: Some(user.map_or_else(|| getuid().as_raw(), |(uid, _)| uid)),
+            proc: match (namespaced, offer.proc) {
+                (true, true) => Proc::Own,
+                (true, false) => Proc::None,
+                (false, _) => Proc::Host,
+            },
+            per_process,
+        };
+        let pid = answer.pid.unwrap_or(0);
+        let process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The zygote for this user; a new one if there is none, or none any more.
+    fn zygote(&self, offer: &Offer, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
+        let key = user.map(|(uid, _)| uid);
+        let mut state = self.state();
+        if let Some(zygote) = state.zygotes.get(&key) {
+            if !zygote.is_gone() {
+                return Ok(Arc::clone(zygote));
+            }
+            state.zygotes.remove(&key);
+        }
+        let zygote = Zygote::start(&self.settings.source(), &offer.init(user)).map_err(|none| {
+            LaunchError::new(LaunchStep::Zygote, "its start", io::Error::other(none.to_string()))
+        })?;
+        let zygote = Arc::new(zygote);
+        state.zygotes.insert(key, Arc::clone(&zygote));
+        Ok(zygote)
+    }
+
+    /// What this machine can do, tried out once.
+    fn offer(&self) -> Arc<Offer> {
+        let mut state = self.state();
+        if let Some(offer) = &state.offer {
+            return Arc::clone(offer);
+        }
+        let (offer, zygote) = Offer::find(&self.settings);
+        let offer = Arc::new(offer);
+        state.offer = Some(Arc::clone(&offer));
+        if let Some(zygote) = zygote {
+            state.zygotes.insert(offer.user.map(|(uid, _)| uid), Arc::new(zygote));
+        }
+        offer
+    }
+
+    fn mount(
+        &self,
+        mounts: &mut Mounts,
+        zygote: &Zygote,
+        user: Option<(u32, u32)>,
+        target: &Path,
+        place: &Place,
+        resources: &ResourceLimits,
+    ) -> Result<(), LaunchError> {
+        let read_only = place.mode == Mode::ReadOnly;
+        let what = match place.mode {
+            Mode::Tmpfs(size) => What::Tmpfs {
+                size: size.or(resources.tmp_size).unwrap_or(TMP.0),
+                inodes: resources.tmp_files.unwrap_or(TMP.1),
+            },
+            Mode::Hidden if place.folder => What::EmptyFolder,
+            Mode::Hidden => What::EmptyFile,
+            Mode::ReadOnly | Mode::ReadWrite => match user {
+                Some(user) => {
+                    mounts.passed.push(self.make_mount(zygote, user, place)?);
+                    What::Passed
+                }
+                None => What::Path {
+                    source: bytes(&place.source),
+                    device: place.identity.0,
+                    inode: place.identity.1,
+                    read_only,
+                },
+            },
+        };
+        mounts.add(target, place.folder, what);
+        Ok(())
+    }
+
+    /// Makes a mount that only root can make: one on which the owner's files are the tool's.
+    fn make_mount(&self, zygote: &Zygote, user: (u32, u32), place: &Place) -> Result<OwnedFd, LaunchError> {
+        let failed = |error: io::Error| {
+            LaunchError::new(LaunchStep::Policy, place.source.display().to_string(), error)
+        };
+        let fd = kernel::open_strictly(&place.source).map_err(|errno| failed(errno.into()))?;
+        let now = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
+        if (now.st_dev, now.st_ino) != place.identity {
+            return Err(failed(Errno::STALE.into()).hint("something else was put there just now; call again"));
+        }
+        let clone = || kernel::clone_mount(&fd).map_err(failed);
+        let tree = clone()?;
+        let attributes =
+            kernel::NOSUID | kernel::NODEV | if place.mode == Mode::ReadOnly { kernel::RDONLY } else { 0 };
+        if place.owner == user {
+            kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
+            return Ok(tree);
+        }
+        let map = self.id_map(zygote, place.owner, user)?;
+        match kernel::restrict_mount(&tree, attributes, Some(&map)) {
+            Ok(()) => Ok(tree),
+            // This file system cannot map users. Then it is shown as it is: what everybody may read can be read.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && place.mode == Mode::ReadOnly => {
+                let tree = clone()?;
+                kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
+                Ok(tree)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(failed(error).hint(format!(
+                "its file system ({}) cannot show files as another user's, so a tool could not write there; put the folder \
+                 on ext4, xfs, btrfs or tmpfs, or run as the folder's owner instead of root",
+                offer::file_system(&place.source)
+            ))),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn id_map(
+        &self,
+        zygote: &Zygote,
+        owner: (u32, u32),
+        user: (u32, u32),
+    ) -> Result<Arc<OwnedFd>, LaunchError> {
+        let key = (owner, user.0);
+        if let Some(map) = self.state().id_maps.get(&key) {
+            return Ok(Arc::clone(map));
+        }
+        let map = zygote.id_map(owner).map_err(|failure| offer::launch_error(&failure, "a map of users"))?;
+        let map = Arc::new(map);
+        let maps = &mut self.state().id_maps;
+        if maps.len() >= MOST_ID_MAPS {
+            maps.clear();
+        }
+        maps.insert(key, Arc::clone(&map));
+        Ok(map)
+    }
+
+    /// The folder that only this call uses is given to the tool's user, and shown at its own place.
+    fn mount_private(
+        &self,
+        mounts: &mut Mounts,
+        user: Option<(u32, u32)>,
+        folder: &Path,
+    ) -> Result<(), LaunchError> {
+        let failed =
+            |error: io::Error| LaunchError::new(LaunchStep::Channel, folder.display().to_string(), error);
+        // The engine's temporary folder may be reached through a link.
+        let source = folder.canonicalize().map_err(failed)?;
+        let what = match user {
+            Some((uid, gid)) => {
+                let fd = kernel::open_strictly(&source).map_err(|errno| failed(errno.into()))?;
+                for entry in std::fs::read_dir(&source).map_err(failed)? {
+                    std::os::unix::fs::lchown(entry.map_err(failed)?.path(), Some(uid), Some(gid))
+                        .map_err(failed)?;
+                }
+                std::os::unix::fs::chown(&source, Some(uid), Some(gid)).map_err(failed)?;
+                let tree = kernel::clone_mount(&fd).map_err(failed)?;
+                kernel::restrict_mount(&tree, kernel::NOSUID | kernel::NODEV, None).map_err(failed)?;
+                mounts.passed.push(tree);
+                What::Passed
+            }
+            None => {
+                let found = std::fs::metadata(&source).map_err(failed)?;
+                use std::os::unix::fs::MetadataExt;
+                What::Path {
+                    source: bytes(&source),
+                    device: found.dev(),
+                    inode: found.ino(),
+                    read_only: false,
+                }
+            }
+        };
+        // Its place is in the common view.
+        mounts.mounts.push(Mount { target: bytes(system::PRIVATE), folder: true, what });
+        Ok(())
+    }
+}
+
+impl Mounts {
+    fn add(&mut self, target: &Path, folder: bool, what: What) {
+        let inside_another = self
+            .mounts
+            .iter()
+            .any(|outer| target.starts_with(Path::new(std::ffi::OsStr::from_bytes(&outer.target.0))));
+        let in_common_view = system::shows(target) || target == Path::new("/etc/resolv.conf");
+        let in_tmp = ["/tmp", "/dev/shm"].iter().any(|tmp| target.starts_with(tmp));
+        if !(inside_another || in_common_view || in_tmp) {
+            self.points.push((bytes(target), folder));
+        }
+        self.mounts.push(Mount { target: bytes(target), folder, what });
+    }
+}
+
+/// The launch as the zygote gets it, and which limits hold for each process only.
+fn describe(
+    spec: &LaunchSpec,
+    view: &View,
+    mounts: Vec<Mount>,
+    offer: &Offer,
+    namespaced: bool,
+    in_cgroup: bool,
+    program: &Path,
+) -> (Launch, Vec<String>) {
+    let mut args = vec![Bytes(spec.program.as_bytes().to_vec())];
+    args.extend(spec.args.iter().map(|arg| Bytes(arg.as_bytes().to_vec())));
+    let marker = (EXECUTION_VARIABLE.into(), spec.execution.clone().into());
+    let env =
+        spec.env.iter().chain([&marker]).map(|(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
+            Bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
+        });
+    let (rlimits, pid_max, per_process) = limits(&spec.resources, offer, namespaced, in_cgroup);
+    let places = |wanted: fn(&Mode) -> bool| {
+        view.places.iter().filter(move |(_, place)| wanted(&place.mode)).map(|(target, _)| bytes(target))
+    };
+    let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
+    let mut writable: Vec<Bytes> = ["/tmp", "/dev", "/proc"].iter().map(bytes).chain(written).collect();
+    let mut readable = Vec::new();
+    if namespaced {
+        writable.push(bytes(system::PRIVATE));
+    } else {
+        readable = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/nix/store", "/gnu/store"]
+            .iter()
+            .filter(|path| Path::new(path).exists())
+            .map(bytes)
+            .chain(places(|mode| *mode == Mode::ReadOnly))
+            .collect();
+        writable.extend(spec.private.iter().map(bytes));
+    }
+    let launch = Launch {
+        program: bytes(if namespaced { &view.program } else { program }),
+        args,
+        env: env.collect(),
+        workdir: bytes(&view.workdir),
+        mounts,
+        tmp: (spec.resources.tmp_size.unwrap_or(TMP.0), spec.resources.tmp_files.unwrap_or(TMP.1)),
+        rlimits,
+        pid_max,
+        writable,
+        readable,
+        no_network: spec.policy.network != Some(Network::Host),
+    };
+    (launch, per_process)
+}
+
+/// Limits of each process (getrlimit(2)), a bound on process ids, and the names of the limits that hold only so.
+fn limits(
+    resources: &ResourceLimits,
+    offer: &Offer,
+    namespaced: bool,
+    in_cgroup: bool,
+) -> (Vec<(u32, (u64, u64))>, u32, Vec<String>) {
+    /// The kernel does not go below.
+    const LEAST_PID_MAX: u32 = 301;
+    let mut per_process = Vec::new();
+    // 1, not 0: with 0 a program that gets core dumps handed (`core_pattern` with a pipe) is still started.
+    let mut limits = vec![(libc::RLIMIT_CORE, (1, 1))];
+    let hard = getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let open_files = resources.open_files.map_or(OPEN_FILES, u64::from).min(hard);
+    limits.push((libc::RLIMIT_NOFILE, (open_files, open_files)));
+    if let Some(bytes) = resources.file_size {
+        limits.push((libc::RLIMIT_FSIZE, (bytes, bytes)));
+    }
+    if let Some(time) = resources.cpu_time {
+        // Whole seconds, and one more before it cannot be caught.
+        let seconds = (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1);
+        limits.push((libc::RLIMIT_CPU, (seconds, seconds + 1)));
+        if !in_cgroup {
+            per_process.push("cpu_time".into());
+        }
+    }
+    let mut pid_max = 0;
+    if !in_cgroup {
+        if let Some(bytes) = resources.memory {
+            limits.push((libc::RLIMIT_DATA, (bytes, bytes)));
+            per_process.push("memory".into());
+        }
+        if namespaced && offer.pid_max {
+            pid_max = resources.pids.unwrap_or(PIDS).max(LEAST_PID_MAX);
+        } else if resources.pids.is_some() {
+            per_process.push("pids".into());
+        }
+    }
+    (limits, pid_max, per_process)
+}
+
+fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("launch", MemfdFlags::CLOEXEC)?);
+    io::Write::write_all(&mut file, bytes)?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}
+
+fn died(error: io::Error) -> LaunchError {
+    LaunchError::new(LaunchStep::Zygote, "a new sandbox", error)
+        .hint("the zygote was killed, or the machine is out of memory; the next call starts a new one")
+}
+
+impl SandboxBuilder {
+    fn source(&self) -> Source {
+        match &self.source {
+            Some(path) => Source::File(path.clone()),
+            None => Source::Carried { temp_dir: self.temp_dir.clone() },
+        }
+    }
+}
+
+/// Whether we are root, and so can hand files and processes to somebody else.
+fn is_root() -> bool {
+    getuid().is_root() && getgid().as_raw() == 0
+}

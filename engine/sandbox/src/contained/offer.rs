@@ -1,0 +1,289 @@
+//! What this machine can do, tried out for real: by starting a zygote, which does all of it.
+
+use std::{fmt, fs, io, path::Path};
+
+use rustix::{
+    io::Errno,
+    process::{getgid, getuid},
+};
+use tool_zygote::protocol::{Failure, Init, Step};
+
+use super::{
+    SandboxBuilder, bytes, is_root, system,
+    zygote::{NoZygote, Zygote},
+};
+use crate::{
+    cgroup::{Cgroups, System},
+    launch::{LaunchError, LaunchStep, Missing},
+    level::{Landlock, Level},
+};
+
+/// The user that tools run as when we are root: see [`SandboxBuilder::user`].
+const NOBODYS: u32 = 65_519;
+/// What that user is called inside. Not 0: whoever looks like root is treated like root by programs.
+const INSIDE: u32 = 1000;
+
+/// What can be done here.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) level: Level,
+    pub(super) missing: Vec<Missing>,
+    /// The user and group that tools run as, if we can choose.
+    pub(super) user: Option<(u32, u32)>,
+    pub(super) landlock: Option<Landlock>,
+    /// Whether a sandbox gets a /proc.
+    pub(super) proc: bool,
+    /// Whether the number of processes can be bounded without a cgroup.
+    pub(super) pid_max: bool,
+    pub(super) cgroups: Option<Cgroups>,
+    namespaces: bool,
+}
+
+impl Offer {
+    /// Tries it out, from the most to the least. The zygote that was started for it is of use.
+    pub(super) fn find(settings: &SandboxBuilder) -> (Self, Option<Zygote>) {
+        let uid = settings.user.unwrap_or(NOBODYS);
+        let mut offer = Self {
+            level: Level::None,
+            missing: Vec::new(),
+            user: is_root().then_some((uid, uid)),
+            landlock: None,
+            proc: false,
+            pid_max: false,
+            cgroups: None,
+            namespaces: true,
+        };
+        if settings.highest == Level::None {
+            return (offer, None);
+        }
+        if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
+            match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
+                Ok(cgroups) => offer.cgroups = Some(cgroups),
+                Err(none) => {
+                    offer.missing.push(Missing {
+                        level: Level::NoCgroup,
+                        what: none.missing,
+                        hint: none.hint,
+                    });
+                }
+            }
+        }
+        let mut zygote = None;
+        if settings.highest >= Level::NoCgroup {
+            match Zygote::start(&settings.source(), &offer.init(offer.user)) {
+                Ok(started) => zygote = Some(started),
+                Err(none) => offer.missing.push(Missing {
+                    level: Level::NoNamespaces,
+                    what: none.to_string(),
+                    hint: none.hint(),
+                }),
+            }
+        }
+        if zygote.is_none() {
+            offer.namespaces = false;
+            offer.user = None;
+            match Zygote::start(&settings.source(), &offer.init(None)) {
+                Ok(started) => zygote = Some(started),
+                Err(none) => {
+                    offer.missing.push(Missing {
+                        level: Level::None,
+                        what: none.to_string(),
+                        hint: none.hint(),
+                    });
+                }
+            }
+        }
+        if let Some(zygote) = &zygote {
+            let hello = zygote.hello();
+            offer.proc = hello.proc;
+            offer.pid_max = hello.pid_max;
+            if hello.landlock_files {
+                offer.landlock = Some(Landlock { abi: hello.landlock_abi, scopes: hello.landlock_scopes });
+            } else {
+                offer.missing.push(no_landlock(hello.landlock_abi));
+            }
+        }
+        offer.level = match (&zygote, offer.landlock, offer.namespaces, &offer.cgroups) {
+            (None, ..) | (_, None, ..) => Level::None,
+            (_, _, true, Some(_)) => Level::Full,
+            (_, _, true, None) => Level::NoCgroup,
+            (_, _, false, Some(_)) => Level::NoNamespaces,
+            (_, _, false, None) => Level::Basic,
+        };
+        (offer, zygote)
+    }
+
+    /// What a zygote for this user is told.
+    pub(super) fn init(&self, user: Option<(u32, u32)>) -> Init {
+        let inside = match user {
+            Some(_) => (INSIDE, INSIDE),
+            None => (getuid().as_raw(), getgid().as_raw()),
+        };
+        Init {
+            user,
+            inside,
+            namespaces: self.namespaces,
+            cgroups: self.cgroups.iter().flat_map(Cgroups::folders).map(bytes).collect(),
+            folder: None,
+            system: if self.namespaces { system::entries(inside) } else { Vec::new() },
+        }
+    }
+}
+
+fn no_landlock(abi: u32) -> Missing {
+    if abi == 0 {
+        Missing {
+            level: Level::None,
+            what: "this kernel has no Landlock, or it is switched off".into(),
+            hint: "use Linux 5.13 or newer with `landlock` in its `lsm=` parameter".into(),
+        }
+    } else {
+        Missing {
+            level: Level::None,
+            what: format!("Landlock is there (ABI {abi}), but does not refuse what it is told to refuse"),
+            hint:
+                "something between us and the kernel does not do it: use another container runtime or kernel"
+                    .into(),
+        }
+    }
+}
+
+/// The kinds of namespaces that a call has for itself.
+pub(super) fn namespaces(host_network: bool) -> Vec<String> {
+    let kinds = ["user", "mount", "pid", "ipc", "uts", "cgroup"];
+    kinds.iter().copied().chain((!host_network).then_some("network")).map(String::from).collect()
+}
+
+/// The name of the file system that a path is on.
+pub(super) fn file_system(path: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let fields = mounts.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        Some((left.split(' ').nth(4)?, right.split(' ').next()?))
+    });
+    let around = fields.filter(|(point, _)| path.starts_with(point)).max_by_key(|(point, _)| point.len());
+    around.map_or_else(|| "unknown".into(), |(_, kind)| kind.to_owned())
+}
+
+fn words(step: &Step) -> &'static str {
+    match step {
+        Step::Message => "understanding the request",
+        Step::User => "changing to the user",
+        Step::Namespaces => "making namespaces",
+        Step::UserMap => "mapping users",
+        Step::NestedNamespaces => "forbidding nested user namespaces",
+        Step::Propagation => "cutting mounts off from the host's",
+        Step::View => "building the common view",
+        Step::Fork => "making the process",
+        Step::Path => "opening the path",
+        Step::Identity => "finding again what was at",
+        Step::Clone => "cloning the mount of",
+        Step::Attributes => "restricting the mount of",
+        Step::Network => "making the network namespace",
+        Step::Enter => "entering the view",
+        Step::Tmpfs => "mounting a tmpfs at",
+        Step::Proc => "mounting",
+        Step::Attach => "attaching the mount at",
+        Step::PidMax => "bounding the number of processes",
+        Step::Landlock => "setting up Landlock",
+        Step::Seccomp => "filtering system calls",
+        Step::Cgroup => "joining the cgroup",
+        Step::Limit => "setting a resource limit",
+        Step::Capabilities => "giving up capabilities",
+        Step::Workdir => "entering the working folder",
+        Step::Exec => "executing",
+        Step::Watch => "watching over the program",
+    }
+}
+
+fn sentence(failure: &Failure) -> String {
+    let subject = String::from_utf8_lossy(&failure.subject.0);
+    let error = io::Error::from_raw_os_error(failure.errno);
+    let space = if subject.is_empty() { "" } else { " " };
+    format!("{}{space}{subject}: {error}", words(&failure.step))
+}
+
+/// What a failed launch is called outside.
+pub(super) fn launch_error(failure: &Failure, program: &str) -> LaunchError {
+    let subject = String::from_utf8_lossy(&failure.subject.0).into_owned();
+    let error = io::Error::from_raw_os_error(failure.errno);
+    match failure.step {
+        Step::Exec => {
+            let error = LaunchError::new(LaunchStep::Exec, subject, error);
+            match Errno::from_raw_os_error(failure.errno) {
+                Errno::NOENT => error.hint(
+                    "the file is there, but something that it needs is not shown to it: the interpreter or loader that it \
+                     names; show its folder with `--ro`",
+                ),
+                Errno::NOEXEC => error.hint("not a program for this machine; a script needs a `#!` line"),
+                Errno::ACCESS => error.hint("the tool's user may not execute it, or its interpreter"),
+                Errno::TXTBSY => error.hint("the file is open for writing"),
+                Errno::TOOBIG => error.hint(
+                    "arguments and environment are too large together; hand large input over on stdin",
+                ),
+                _ => error,
+            }
+        }
+        Step::Workdir => LaunchError::new(LaunchStep::Workdir, subject, error),
+        Step::Fork => LaunchError::new(LaunchStep::Fork, program, error).hint(
+            "the user's or the machine's limit of processes or memory is reached; run fewer calls at once",
+        ),
+        Step::Path | Step::Identity => LaunchError::new(LaunchStep::Policy, subject, error)
+            .hint("what is there changed just now, or may not be seen; call again"),
+        _ => LaunchError::new(LaunchStep::Sandbox, "", io::Error::other(sentence(failure))),
+    }
+}
+
+impl fmt::Display for NoZygote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoZygote::Start(words) => f.write_str(words),
+            NoZygote::Setup(failure) => f.write_str(&sentence(failure)),
+        }
+    }
+}
+
+impl NoZygote {
+    /// What to do about it, where that is known.
+    fn hint(&self) -> String {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let is = |path: &str, value: &str| read(path).trim() == value;
+        match self {
+            NoZygote::Setup(Failure {
+                step: Step::Namespaces | Step::UserMap | Step::Propagation | Step::View,
+                errno,
+                ..
+            }) => {
+                if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+                    "Ubuntu restricts user namespaces: allow this program one with an AppArmor profile that has `userns,`, or \
+                     `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
+                        .into()
+                } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+                    "this kernel restricts user namespaces: `sysctl kernel.unprivileged_userns_clone=1`"
+                        .into()
+                } else if is("/proc/sys/user/max_user_namespaces", "0") || *errno == libc::ENOSPC {
+                    "`sysctl user.max_user_namespaces` is used up or 0: raise it".into()
+                } else if Path::new("/.dockerenv").exists() {
+                    "Docker's default profile refuses namespaces: start the container with `--security-opt \
+                     seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`, or \
+                     `--privileged`"
+                        .into()
+                } else if Path::new("/var/run/secrets/kubernetes.io").exists() {
+                    "Kubernetes' default profile refuses namespaces: set `seccompProfile.type: Unconfined` and \
+                     `procMount: Unmasked` with `hostUsers: false`"
+                        .into()
+                } else {
+                    "a container or a security module refuses namespaces: allow them, or accept a lower level by name \
+                     (`--level 1`)"
+                        .into()
+                }
+            }
+            NoZygote::Setup(Failure { step: Step::User, .. }) => {
+                "the user is not mapped in this container: name one that is, with `--user`".into()
+            }
+            NoZygote::Setup(_) | NoZygote::Start(_) => {
+                "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`)".into()
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! A process in a sandbox, seen from outside: what its keeper, the sandbox's first process, tells of it.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Signal, pidfd_send_signal},
+};
+use tool_zygote::protocol::{Event, Order, Wire};
+
+use super::{socket, zygote::Zygote};
+use crate::{
+    cgroup::Cgroup,
+    launch::{Counted, Exit, ExitStatus, Process, Usage},
+    residue::{Residue, ScanTarget},
+    wait,
+};
+
+/// The program of a call, and all that it starts.
+#[derive(Debug)]
+pub(super) struct Contained {
+    line: Arc<Line>,
+    /// The first process. When it is dead, so are all others.
+    first: OwnedFd,
+    pid: u32,
+    /// It is pid 1 of a namespace of its own: its death takes all others along.
+    namespaced: bool,
+    cgroup: Option<Cgroup>,
+    /// Taking the mounts apart is left to whoever drops this, after the outcome.
+    _mounts: Option<OwnedFd>,
+    /// Its sandboxes die with it.
+    _zygote: Arc<Zygote>,
+}
+
+/// The line to the first process, and what came over it.
+#[derive(Debug)]
+struct Line {
+    control: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    exited: Option<Exited>,
+    killed: bool,
+    reaped: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Exited {
+    status: ExitStatus,
+    usage: Usage,
+    others: bool,
+}
+
+impl Contained {
+    pub(super) fn new(
+        control: OwnedFd,
+        first: OwnedFd,
+        pid: u32,
+        mounts: Option<OwnedFd>,
+        cgroup: Option<Cgroup>,
+        namespaced: bool,
+        zygote: Arc<Zygote>,
+    ) -> Self {
+        Self {
+            line: Arc::new(Line { control, state: Mutex::default() }),
+            first,
+            pid,
+            namespaced,
+            cgroup,
+            _mounts: mounts,
+            _zygote: zygote,
+        }
+    }
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what the first process has said so far.
+    fn hear(&self, state: &mut State) -> io::Result<bool> {
+        while state.exited.is_none() {
+            match socket::receive_now(&self.control, socket::SMALL) {
+                Ok(Some(message)) => state.note(Event::from_bytes(&message.bytes)),
+                Err(Errno::AGAIN) => return Ok(false),
+                // It is dead, and did not say how the program ended. We killed it, or somebody else did.
+                Ok(None) | Err(_) if state.killed => return Ok(true),
+                Ok(None) | Err(_) => return Err(Errno::CHILD.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn order(&self, order: Order) {
+        // It may be dead.
+        let _ = socket::send(&self.control, &order.to_bytes(), &[]);
+    }
+}
+
+impl Line {
+    fn residents(&self, deadline: Instant) -> Vec<Residue> {
+        let mut state = self.state();
+        self.order(Order::List);
+        while let Ok(Some(message)) = socket::receive(&self.control, socket::LARGE, Some(deadline)) {
+            match Event::from_bytes(&message.bytes) {
+                Some(Event::Living { processes }) => {
+                    let living = processes.into_iter().map(|(pid, (group, command))| Residue {
+                        pid: pid.unsigned_abs(),
+                        command: words(&command.0),
+                        // The program is the first that is started: 2.
+                        escaped: group != 2,
+                        killed: true,
+                    });
+                    return living.collect();
+                }
+                event => state.note(event),
+            }
+        }
+        Vec::new()
+    }
+}
+
+impl State {
+    fn note(&mut self, event: Option<Event>) {
+        if let Some(Event::Exited { status, user, system, max_rss, others }) = event {
+            self.exited = Some(Exited {
+                status: wait::exit_status(status),
+                usage: Usage {
+                    cpu_user: Duration::from_micros(user),
+                    cpu_system: Duration::from_micros(system),
+                    // The program began as a copy of its keeper, which is small; but it did not begin at nothing.
+                    peak_memory: None,
+                    peak_memory_at_most: max_rss.saturating_mul(1024),
+                },
+                others,
+            });
+        }
+    }
+}
+
+impl Process for Contained {
+    /// That of the sandbox's first process: who kills it, kills all.
+    fn id(&self) -> u32 {
+        self.pid
+    }
+
+    fn has_exited(&self) -> io::Result<bool> {
+        let mut state = self.line.state();
+        self.line.hear(&mut state)
+    }
+
+    fn terminate(&self) {
+        self.line.order(Order::Terminate);
+    }
+
+    fn kill(&self) {
+        let mut state = self.line.state();
+        if state.reaped {
+            return;
+        }
+        // What it has said before it was killed counts.
+        let _ = self.line.hear(&mut state);
+        state.killed = true;
+        if self.namespaced {
+            // It may be dead already.
+            let _ = pidfd_send_signal(&self.first, Signal::KILL);
+        } else {
+            self.line.order(Order::Kill);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+    }
+
+    fn is_contained(&self) -> bool {
+        true
+    }
+
+    fn others_may_be_alive(&self) -> bool {
+        let mut state = self.line.state();
+        match self.line.hear(&mut state) {
+            Ok(_) => state.exited.is_none_or(|exited| exited.others) && !socket::is_readable(&self.first),
+            Err(_) => false,
+        }
+    }
+
+    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
+        let line = Arc::clone(&self.line);
+        Box::new(move |bound| line.residents(Instant::now() + bound))
+    }
+
+    fn cpu_used(&self) -> Option<Duration> {
+        self.cgroup.as_ref()?.cpu_used()
+    }
+
+    /// Nothing: what is contained need not be looked for.
+    fn scan_target(&self, _pipes: Vec<u64>) -> ScanTarget {
+        ScanTarget::nothing()
+    }
+
+    fn reap(&mut self) -> io::Result<Option<Exit>> {
+        if !socket::is_readable(&self.first) {
+            return Ok(None);
+        }
+        let mut state = self.line.state();
+        let heard = self.line.hear(&mut state);
+        state.reaped = true;
+        let counters = self.cgroup.as_ref().map(Cgroup::counters).unwrap_or_default();
+        let counted = Counted {
+            oom_kills: counters.oom_kills,
+            pids_refused: counters.pids_max_hits,
+            peak_pids: counters.peak_pids,
+        };
+        let (status, mut usage) = match (state.exited, heard) {
+            (Some(exited), _) => (exited.status, exited.usage),
+            // Everything in there was.
+            (None, Ok(_)) => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
+            (None, Err(error)) => return Err(error),
+        };
+        if let Some(peak) = counters.peak_memory {
+            usage.peak_memory = Some(peak);
+            usage.peak_memory_at_most = peak;
+        }
+        if let (Some(user), Some(system)) = (counters.cpu_user, counters.cpu_system) {
+            usage.cpu_user = user;
+            usage.cpu_system = system;
+        }
+        Ok(Some(Exit { status, usage, counted }))
+    }
+}
+
+/// A command line as one would type it.
+fn words(command: &[u8]) -> String {
+    let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words.map(|word| String::from_utf8_lossy(word).trim_end().to_owned()).collect::<Vec<_>>().join(" ")
+}

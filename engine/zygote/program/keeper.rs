@@ -1,0 +1,154 @@
+//! The keeper: starts the zygote, makes what only the engine's own user may make, and when the engine dies, by SIGKILL
+//! too, stays to remove what is left on disk.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    protocol::{Bytes, Event, Init, Request, Step, VERSION, Wire},
+    step::{At, Steps, failure},
+    sys::{self, Errno},
+    zygote,
+};
+
+/// How long to wait for what was killed to be gone before its cgroup is given up. Killing takes milliseconds; a process
+/// that sleeps uninterruptibly may take longer, and then nobody can remove its cgroup.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Never returns. `socket` is the engine's.
+pub(crate) fn live(socket: OwnedFd) -> ! {
+    sys::set_name(c"run-tool-keeper");
+    let Ok(Some((message, mut fds))) = sys::receive(&socket, true) else { sys::exit(1) };
+    let is_ours = u32::from_bytes(&message) == Some(VERSION);
+    let mut init = Vec::new();
+    if let Some(file) = fds.pop() {
+        // What cannot be read is no message.
+        let _ = fs::File::from(file).read_to_end(&mut init);
+    }
+    let init = if is_ours { Init::from_bytes(&init) } else { None };
+    let (Some(init), Some(zygote_socket), Some(engine)) = (init, fds.pop(), fds.pop()) else {
+        let failed = failure(Step::Message, b"the versions of engine and zygote differ", Errno::PROTO);
+        let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
+        sys::exit(1)
+    };
+    let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
+    let (cgroups, folder) = (init.cgroups.clone(), init.folder.clone());
+    let user = init.user;
+    let zygote = match sys::fork(0, None) {
+        Ok(0) => {
+            drop(socket);
+            zygote::live(zygote_socket, engine, own, init)
+        }
+        Ok(pid) => pid,
+        Err(errno) => {
+            let failed = failure(Step::Fork, b"zygote", errno);
+            let _ = sys::send(&zygote_socket, &Event::from(failed).to_bytes(), &[]);
+            sys::exit(1)
+        }
+    };
+    drop(zygote_socket);
+    let Ok(zygote_alive) = sys::pidfd_open(zygote) else { sys::exit(1) };
+    loop {
+        let [asked, engine_died, zygote_died] =
+            sys::poll([Some(socket.as_fd()), Some(engine.as_fd()), Some(zygote_alive.as_fd())], None);
+        if zygote_died {
+            // The engine sees its socket closed, and starts anew. If it has died, the cleaning is ours.
+            if !engine_died {
+                sys::exit(0);
+            }
+            break;
+        }
+        if engine_died {
+            break;
+        }
+        if asked {
+            match sys::receive(&socket, false) {
+                Ok(Some((request, _))) => answer(&socket, &request, user),
+                Err(Errno::AGAIN) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+    // It sees what we saw; this is in case it does not look.
+    if sys::poll([Some(zygote_alive.as_fd())], Some(500)) != [true] {
+        let _ = sys::pidfd_send_signal(&zygote_alive, sys::SIGKILL);
+    }
+    let _ = sys::wait(zygote);
+    clean_up(&cgroups, folder.as_ref());
+    sys::exit(0)
+}
+
+fn answer(socket: &OwnedFd, request: &[u8], user: Option<(u32, u32)>) {
+    let answer = match (Request::from_bytes(request), user) {
+        (Some(Request::IdMap { owner }), Some(user)) => id_map(owner, user),
+        _ => Err(failure(Step::Message, b"", Errno::PROTO)),
+    };
+    // Who does not read the answer does not need it.
+    let _ = match answer {
+        Ok(namespace) => sys::send(socket, b"\0", &[namespace.as_fd()]),
+        Err(failed) => sys::send(socket, &Event::from(failed).to_bytes(), &[]),
+    };
+}
+
+/// A user namespace that maps the owner on disk to the tool's user; for mount_setattr(2).
+fn id_map(owner: (u32, u32), user: (u32, u32)) -> Steps<OwnedFd> {
+    let (hold, held) = sys::socket_pair().at(Step::UserMap, b"")?;
+    let pid = match sys::fork(sys::CLONE_NEWUSER, None).at(Step::UserMap, b"")? {
+        0 => {
+            // Until the other end is closed.
+            drop(hold);
+            let _ = sys::receive(&held, true);
+            sys::exit(0)
+        }
+        pid => pid,
+    };
+    drop(held);
+    let write = |map: &str, inside: u32, outside: u32| {
+        fs::write(format!("/proc/{pid}/{map}"), format!("{inside} {outside} 1"))
+            .at(Step::UserMap, map.as_bytes())
+    };
+    let made = write("uid_map", owner.0, user.0)
+        .and_then(|()| write("gid_map", owner.1, user.1))
+        .and_then(|()| fs::File::open(format!("/proc/{pid}/ns/user")).at(Step::UserMap, b"ns/user"));
+    drop(hold);
+    let _ = sys::wait(pid);
+    Ok(made?.into())
+}
+
+/// Removes what the engine would have removed.
+fn clean_up(cgroups: &[Bytes], folder: Option<&Bytes>) {
+    let until = Instant::now() + PATIENCE;
+    for cgroup in cgroups {
+        let path = Path::new(OsStr::from_bytes(&cgroup.0));
+        while !remove_cgroups(path) && Instant::now() < until {
+            // What is in there has been killed, and is about to be gone.
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    if let Some(folder) = folder {
+        // It may never have been made.
+        let _ = fs::remove_dir_all(OsStr::from_bytes(&folder.0));
+    }
+}
+
+/// Removes a cgroup and those in it. Whether it is gone. Their files go with them.
+fn remove_cgroups(path: &Path) -> bool {
+    let children = fs::read_dir(path).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_cgroups(&child.path());
+    }
+    match fs::remove_dir(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}

@@ -1,0 +1,124 @@
+//! Landlock (landlock(7)): a second fence inside the view, and below level 3 the only one.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use crate::{
+    protocol::{Bytes, Step},
+    step::{At, Steps},
+    sys::{self, Errno},
+};
+
+// Accesses to files, and the ABI they came with.
+const EXECUTE: u64 = 1;
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const READ_DIR: u64 = 1 << 3;
+const ABI_1: u64 = (1 << 13) - 1;
+const REFER: u64 = 1 << 13;
+const TRUNCATE: u64 = 1 << 14;
+const IOCTL_DEV: u64 = 1 << 15;
+/// What makes sense for something that is not a folder.
+const OF_FILE: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
+const READ: u64 = EXECUTE | READ_FILE | READ_DIR;
+
+const TCP: u64 = 3;
+const ABSTRACT_SOCKETS: u64 = 1;
+const SIGNALS: u64 = 2;
+
+/// What is known of Landlock here.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Landlock {
+    pub(crate) abi: u32,
+    /// It really refused what it was told to refuse.
+    pub(crate) files: bool,
+    pub(crate) scopes: bool,
+}
+
+fn all_files(abi: u32) -> u64 {
+    let mut all = ABI_1;
+    if abi >= 2 {
+        all |= REFER;
+    }
+    if abi >= 3 {
+        all |= TRUNCATE;
+    }
+    if abi >= 5 {
+        all |= IOCTL_DEV;
+    }
+    all
+}
+
+impl Landlock {
+    /// Tries it in a child: some kernels announce an ABI without doing all of it.
+    pub(crate) fn probe() -> Self {
+        let abi = sys::landlock_abi();
+        if abi == 0 {
+            return Self::default();
+        }
+        match sys::fork(0, None) {
+            Ok(0) => sys::exit(Self { abi, files: false, scopes: false }.try_out()),
+            Ok(pid) => {
+                let seen = sys::wait(pid).map_or(0, |status| status >> 8 & 0xff);
+                Self { abi, files: seen & 1 != 0, scopes: seen & 2 != 0 }
+            }
+            Err(_) => Self { abi, files: false, scopes: false },
+        }
+    }
+
+    fn try_out(self) -> i32 {
+        // A listener from before the fence is outside of it.
+        let name = format!("\x01\0\0run-tool-probe-{}", sys::getpid());
+        let listener = sys::socket(1, 1, 0).and_then(|socket| {
+            sys::bind(&socket, name.as_bytes())?;
+            sys::listen(&socket)?;
+            Ok(socket)
+        });
+        let fenced = sys::no_new_privileges()
+            .and_then(|()| Landlock { scopes: true, ..self }.ruleset_with(all_files(self.abi), false))
+            .and_then(sys::landlock_restrict);
+        if fenced.is_err() {
+            return 0;
+        }
+        let files = File::open("/").is_err_and(|error| error.raw_os_error() == Some(Errno::ACCES.0));
+        let scopes = self.abi >= 6
+            && listener.is_ok()
+            && sys::socket(1, 1, 0).and_then(|socket| sys::connect(&socket, name.as_bytes()))
+                == Err(Errno::PERM);
+        i32::from(files) | i32::from(scopes) << 1
+    }
+
+    fn ruleset_with(self, files: u64, no_tcp: bool) -> sys::Result<OwnedFd> {
+        let network = if no_tcp && self.abi >= 4 { TCP } else { 0 };
+        let scopes = if self.abi >= 6 && self.scopes { ABSTRACT_SOCKETS | SIGNALS } else { 0 };
+        let known = match self.abi {
+            ..4 => 1,
+            4..6 => 2,
+            6.. => 3,
+        };
+        sys::landlock_ruleset(files, network, scopes, known)
+    }
+
+    /// A ruleset under which only `readable` can be read and executed, and only `writable` also be written.
+    pub(crate) fn ruleset(self, readable: &[Bytes], writable: &[Bytes], no_tcp: bool) -> Steps<OwnedFd> {
+        let all = all_files(self.abi);
+        let ruleset = self.ruleset_with(all, no_tcp).at(Step::Landlock, b"")?;
+        let allow = |place: &Bytes, access: u64| {
+            let path = sys::cstring(&place.0).at(Step::Landlock, &place.0)?;
+            let fd = sys::open_path(&path).at(Step::Landlock, &place.0)?;
+            let fd = File::from(fd);
+            let is_folder = fd.metadata().map_err(Errno::from).at(Step::Landlock, &place.0)?.is_dir();
+            let access = if is_folder { access } else { access & OF_FILE };
+            sys::landlock_allow(ruleset.as_fd(), &fd, access & all).at(Step::Landlock, &place.0)
+        };
+        for place in readable {
+            allow(place, READ)?;
+        }
+        for place in writable {
+            allow(place, all)?;
+        }
+        Ok(ruleset)
+    }
+}

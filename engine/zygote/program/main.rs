@@ -1,0 +1,35 @@
+//! The program that forks the sandboxes of tool calls. It is started by an engine, which speaks to it over the socket
+//! that is its standard input; it is of no use to anybody else.
+//!
+//! Three lives in one program, each in a file of its own: the `keeper`, which the engine starts; the `zygote`, its
+//! child, which goes into namespaces of its own; and the first process of each `sandbox`, a child of the zygote.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "the protocol is shared with the library, and each side uses its half"
+)]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+mod keeper;
+mod landlock;
+#[path = "../src/protocol.rs"]
+mod protocol;
+mod sandbox;
+mod seccomp;
+mod step;
+mod sys;
+mod view;
+mod zygote;
+
+fn main() {
+    // Signals are read, not suffered; and what the engine ignored is not ignored by tools.
+    sys::default_signals();
+    if sys::block_signals(true).is_err() {
+        sys::exit(1);
+    }
+    // SAFETY: descriptor 0 is the engine's socket; nothing else in this program uses it.
+    let socket = unsafe { OwnedFd::from_raw_fd(0) };
+    keeper::live(socket)
+}

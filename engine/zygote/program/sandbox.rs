@@ -1,0 +1,375 @@
+//! The first process of a sandbox: builds it, starts the program in it, watches over it, and is its end. When it dies,
+//! the kernel kills all others in its process id namespace; when they are all dead, it ends.
+
+use std::{
+    ffi::CString,
+    fs,
+    io::Read,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use crate::{
+    landlock::Landlock,
+    protocol::{Bytes, Event, Failure, Launch, Order, Step, Wire},
+    step::{At, Steps, failure},
+    sys::{self, Errno},
+    view,
+};
+
+/// What the zygote hands to the process that it forks.
+pub(crate) struct Seed {
+    pub(crate) launch: Vec<u8>,
+    pub(crate) control: OwnedFd,
+    pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) joins: Vec<OwnedFd>,
+    pub(crate) mounts: Vec<OwnedFd>,
+    /// With namespaces: the common view, and the network.
+    pub(crate) namespaces: Option<Namespaces>,
+    pub(crate) landlock: Landlock,
+    /// A pidfd of the zygote, to find out that it died before we asked to be told.
+    pub(crate) zygote: OwnedFd,
+}
+
+pub(crate) struct Namespaces {
+    pub(crate) template: OwnedFd,
+    pub(crate) network: Network,
+}
+
+pub(crate) enum Network {
+    Host,
+    /// One that was used before, by a sandbox that is gone.
+    Pooled(OwnedFd),
+    /// A new one, to be handed to the zygote for the next under this number.
+    New {
+        pool: OwnedFd,
+        number: u64,
+    },
+}
+
+/// Never returns: it is the life of this process.
+pub(crate) fn live(seed: Seed) -> ! {
+    // What the kernel does when the zygote dies. It may have died before this line.
+    if sys::die_with_parent().is_err() || sys::poll([Some(seed.zygote.as_fd())], Some(0)) == [true] {
+        sys::exit(1);
+    }
+    let namespaced = seed.namespaces.is_some();
+    let control = match seed.control.try_clone() {
+        Ok(control) => control,
+        Err(_) => sys::exit(1),
+    };
+    match start(seed) {
+        Ok(watch) => oversee(&control, &watch, namespaced),
+        Err(failure) => {
+            // The engine may be gone.
+            let _ = sys::send(&control, &Event::Failed { failure }.to_bytes(), &[]);
+            sys::exit(1)
+        }
+    }
+}
+
+/// What is needed to watch over the program.
+struct Watch {
+    signals: OwnedFd,
+    program: i32,
+}
+
+/// What the program's own process needs between its making and exec. It shares our memory and must not change it, but for
+/// the failure.
+struct Birth<'a> {
+    program: CString,
+    args: sys::Strings,
+    env: sys::Strings,
+    workdir: CString,
+    stdio: &'a [OwnedFd; 3],
+    joins: &'a [OwnedFd],
+    rlimits: &'a [(u32, (u64, u64))],
+    ruleset: Option<OwnedFd>,
+    no_ip: Option<Vec<sys::Instruction>>,
+    namespaced: bool,
+    failed: Option<(Step, Errno)>,
+}
+
+fn start(mut seed: Seed) -> Steps<Watch> {
+    let launch = Launch::from_bytes(&seed.launch).ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))?;
+    let mut mount_namespace = None;
+    let namespaced = seed.namespaces.is_some();
+    match seed.namespaces.take() {
+        Some(namespaces) => {
+            mount_namespace = Some(enter(&launch, namespaces, std::mem::take(&mut seed.mounts))?)
+        }
+        // Without a process id namespace, orphans must come to us some other way.
+        None => sys::adopt_orphans().at(Step::Watch, b"")?,
+    }
+    sys::set_dumpable(false).at(Step::Watch, b"")?;
+    let ruleset = if seed.landlock.abi > 0 && seed.landlock.files {
+        let readable = if namespaced { &[Bytes(b"/".to_vec())][..] } else { &launch.readable };
+        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network)?)
+    } else {
+        None
+    };
+    let signals = sys::signalfd(&[sys::SIGCHLD, sys::SIGTERM]).at(Step::Watch, b"")?;
+    let pidfd = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
+    let words =
+        |words: &[Bytes]| sys::Strings::new(words.iter().map(|word| &word.0[..])).at(Step::Message, b"");
+    let mut birth = Birth {
+        program: sys::cstring(&launch.program.0).at(Step::Exec, &launch.program.0)?,
+        args: words(&launch.args)?,
+        env: words(&launch.env)?,
+        workdir: sys::cstring(&launch.workdir.0).at(Step::Workdir, &launch.workdir.0)?,
+        stdio: &seed.stdio,
+        joins: &seed.joins,
+        rlimits: &launch.rlimits,
+        ruleset,
+        no_ip: (!namespaced && launch.no_network).then(crate::seccomp::no_ip_filter),
+        namespaced,
+        failed: None,
+    };
+    let program = sys::vfork(&mut birth, be_born).at(Step::Fork, b"")?;
+    if let Some((step, errno)) = birth.failed {
+        let subject = match step {
+            Step::Exec => &launch.program.0[..],
+            Step::Workdir => &launch.workdir.0[..],
+            _ => b"",
+        };
+        // It is dead, or about to be; nobody else is here.
+        let _ = sys::wait(program);
+        return Err(failure(step, subject, errno));
+    }
+    let fds = [Some(&pidfd), mount_namespace.as_ref()];
+    let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
+    sys::send(&seed.control, &Event::Started.to_bytes(), &fds).at(Step::Watch, b"")?;
+    // Our copies of the program's pipes and all else go with the seed, or the engine would never see their end.
+    Ok(Watch { signals, program })
+}
+
+/// Goes into the namespaces of this call and makes its view. Returns the mount namespace.
+fn enter(launch: &Launch, namespaces: Namespaces, passed: Vec<OwnedFd>) -> Steps<OwnedFd> {
+    let Namespaces { template, network } = namespaces;
+    // While the host can be seen: paths, and /proc, which the kernel only gives to who can see another.
+    let mut passed = passed.into_iter();
+    let mut mounts = Vec::with_capacity(launch.mounts.len());
+    for mount in &launch.mounts {
+        mounts.push((view::prepare(&mount.target, &mount.what, &mut passed)?, mount));
+    }
+    let proc = view::proc().at(Step::Proc, b"/proc");
+    match network {
+        Network::Host => {}
+        Network::Pooled(namespace) => sys::setns(namespace, sys::CLONE_NEWNET).at(Step::Network, b"")?,
+        Network::New { pool, number } => new_network(&pool, number)?,
+    }
+    sys::setns(template, sys::CLONE_NEWNS).at(Step::Enter, b"")?;
+    sys::unshare(sys::CLONE_NEWNS).at(Step::Enter, b"")?;
+    let (size, inodes) = launch.tmp;
+    for place in [&b"/tmp"[..], b"/dev/shm"] {
+        let tmpfs = view::tmpfs(place, size, inodes, c"1777", 0)?;
+        view::attach(Some(tmpfs), &Bytes(place.to_vec()))?;
+    }
+    for (prepared, mount) in mounts {
+        view::make_place(mount)?;
+        view::attach(prepared, &mount.target)?;
+    }
+    if let Ok(proc) = proc {
+        view::attach(Some(proc), &Bytes(b"/proc".to_vec()))?;
+    }
+    if launch.pid_max > 0 {
+        fs::write("/proc/sys/kernel/pid_max", launch.pid_max.to_string()).at(Step::PidMax, b"")?;
+    }
+    fs::File::open("/proc/self/ns/mnt").map(OwnedFd::from).at(Step::Proc, b"/proc/self/ns/mnt")
+}
+
+/// A network namespace with nothing but loopback in it.
+fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
+    sys::unshare(sys::CLONE_NEWNET).at(Step::Network, b"")?;
+    sys::loopback_up().at(Step::Network, b"lo")?;
+    // The next user of this namespace shall not find ports taken by connections of this one. Not all kernels have it for
+    // each namespace; then a port may stay taken for a minute.
+    let _ = fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0");
+    if let Ok(namespace) = fs::File::open("/proc/self/ns/net") {
+        // If it does not get there, the next one is new, too.
+        let _ = sys::send(pool, &number.to_bytes(), &[namespace.as_fd()]);
+    }
+    Ok(())
+}
+
+/// From a copy of ourselves to the program. Runs in our memory while we stand still.
+fn be_born(birth: &mut Birth<'_>) -> i32 {
+    let Err(failed) = transform(birth);
+    birth.failed = Some(failed);
+    127
+}
+
+fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
+    let step = |step: Step| move |errno| (step.clone(), errno);
+    sys::setsid().map_err(step(Step::Exec))?;
+    for join in birth.joins {
+        // Into the cgroup: `0` is whoever writes.
+        sys::write(join, b"0").map_err(step(Step::Cgroup))?;
+    }
+    if birth.namespaced {
+        // So that /proc/self/cgroup does not tell where on the host it is.
+        sys::unshare(sys::CLONE_NEWCGROUP).map_err(step(Step::Cgroup))?;
+    }
+    for (number, fd) in birth.stdio.iter().enumerate() {
+        sys::dup_to(fd, number as i32).map_err(step(Step::Exec))?;
+    }
+    for (resource, (soft, hard)) in birth.rlimits {
+        sys::set_limit(*resource, *soft, *hard).map_err(step(Step::Limit))?;
+    }
+    // Before the fence and the privileges: it may be a folder that only its owner can enter.
+    sys::chdir(&birth.workdir).map_err(step(Step::Workdir))?;
+    sys::drop_capabilities().map_err(step(Step::Capabilities))?;
+    sys::no_new_privileges().map_err(step(Step::Capabilities))?;
+    if let Some(ruleset) = &birth.ruleset {
+        sys::landlock_restrict(ruleset).map_err(step(Step::Landlock))?;
+    }
+    if let Some(filter) = &birth.no_ip {
+        sys::install_filter(filter).map_err(step(Step::Seccomp))?;
+    }
+    // Everything else is closed on exec; this is in case something was not.
+    sys::close_on_exec_from(3).map_err(step(Step::Exec))?;
+    sys::block_signals(false).map_err(step(Step::Exec))?;
+    Err((Step::Exec, sys::execve(&birth.program, &birth.args, &birth.env)))
+}
+
+/// Reaps whatever dies, passes on what the engine asks for, and ends when nobody is left, or nobody asks any more.
+fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
+    // Nothing else is needed any more; least of all a way out of the sandbox.
+    keep_only(control, &watch.signals);
+    let mut ended = false;
+    let mut killing = false;
+    loop {
+        let [signaled, asked] = sys::poll(
+            [Some(watch.signals.as_fd()), Some(control.as_fd())],
+            // What is killed may have had children that come to us only now.
+            killing.then_some(1),
+        );
+        if signaled && sys::drain_signals(&watch.signals, sys::SIGTERM) {
+            // From outside, as those inside cannot: somebody wants the program to end.
+            terminate(watch.program);
+        }
+        let mut event = None;
+        let left = loop {
+            match sys::reap_any() {
+                Ok(Some((pid, status, usage))) => {
+                    if pid == watch.program {
+                        event = Some((status, usage));
+                    }
+                }
+                Ok(None) => break true,
+                Err(Errno::CHILD) => break false,
+                Err(_) => {}
+            }
+        };
+        if let Some((status, usage)) = event {
+            ended = true;
+            let micros = |[seconds, micros]: [i64; 2]| (seconds * 1_000_000 + micros) as u64;
+            let event = Event::Exited {
+                status,
+                user: micros(usage.user),
+                system: micros(usage.system),
+                max_rss: usage.max_rss as u64,
+                others: left,
+            };
+            if sys::send(control, &event.to_bytes(), &[]).is_err() {
+                killing = true;
+            }
+        }
+        if ended && !left {
+            sys::exit(0);
+        }
+        if asked {
+            match sys::receive(control, false) {
+                Ok(Some((order, _))) => match Order::from_bytes(&order) {
+                    Some(Order::Terminate) => terminate(watch.program),
+                    Some(Order::Kill) => killing = true,
+                    Some(Order::List) => {
+                        let event = Event::Living { processes: living(watch.program, namespaced) };
+                        let _ = sys::send(control, &event.to_bytes(), &[]);
+                    }
+                    None => {}
+                },
+                Err(Errno::AGAIN) => {}
+                // The engine is gone, or does not want this sandbox any more.
+                Ok(None) | Err(_) => killing = true,
+            }
+        }
+        if killing {
+            if namespaced {
+                // The kernel takes all others along.
+                sys::exit(1);
+            }
+            kill_children();
+        }
+    }
+}
+
+/// Closes all descriptors but these.
+fn keep_only(control: &OwnedFd, signals: &OwnedFd) {
+    let mut kept = [control.as_raw_fd(), signals.as_raw_fd()];
+    kept.sort_unstable();
+    let [low, high] = kept;
+    // These cannot fail but for want of the call itself, and all of these are closed on exec anyway.
+    let _ = sys::close_between(0, low - 1);
+    let _ = sys::close_between(low + 1, high - 1);
+    let _ = sys::close_from(high + 1);
+}
+
+/// Asks the program, its group and everything else in here to end.
+fn terminate(program: i32) {
+    for signal in [sys::SIGTERM, sys::SIGCONT] {
+        // They may all be dead.
+        let _ = sys::kill(-program, signal);
+        for (pid, (group, _)) in living(program, true) {
+            if group != program {
+                let _ = sys::kill(pid, signal);
+            }
+        }
+    }
+}
+
+/// SIGKILL to our children, as long as there are any: theirs come to us then.
+fn kill_children() {
+    let children =
+        fs::read_to_string(format!("/proc/self/task/{}/children", sys::getpid())).unwrap_or_default();
+    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let _ = sys::kill(pid, sys::SIGKILL);
+    }
+}
+
+/// Who is alive besides us: process id, group, command line. At most so many that they fit into a message.
+fn living(_program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
+    const MOST: usize = 256;
+    if !namespaced {
+        return Vec::new();
+    }
+    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != 1)
+        .filter_map(|pid| {
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            // After the name, which may contain anything: the state.
+            let after = stat.iter().rposition(|byte| *byte == b')')?;
+            let dead = matches!(stat.get(after + 2), Some(b'Z' | b'X' | b'x'));
+            (!dead).then(|| (pid, (sys::getpgid(pid).unwrap_or(0), command(pid))))
+        })
+        .take(MOST)
+        .collect()
+}
+
+/// The first 200 bytes of a command line.
+fn command(pid: i32) -> Bytes {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
+        let _ = file.take(200).read_to_end(&mut bytes);
+    }
+    if bytes.is_empty() {
+        bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    }
+    Bytes(bytes)
+}
+
+impl From<Failure> for Event {
+    fn from(failure: Failure) -> Self {
+        Event::Failed { failure }
+    }
+}

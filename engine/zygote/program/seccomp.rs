@@ -1,0 +1,278 @@
+//! The system calls that no tool gets. Installed once, in the zygote; every sandbox inherits it for nothing.
+//!
+//! What needs a capability is refused by the kernel already, because a tool has none; what is listed here is what an
+//! unprivileged process may do and has no business doing, or what is a known way to attack a kernel. `mount`, `setns`,
+//! `unshare` and `clone` are not listed: the sandbox's own first process needs them, and they are of no use without
+//! capabilities and with `user.max_user_namespaces = 0`.
+
+use crate::sys::{self, Instruction};
+
+const PERM: u32 = 1;
+const NOSYS: u32 = 38;
+const AFNOSUPPORT: u32 = 97;
+const PROTONOSUPPORT: u32 = 93;
+
+/// The number on x86-64 and on aarch64 (`None`: there is no such call), the error, and why.
+const REFUSED: &[(Option<u32>, Option<u32>, u32)] = &[
+    // io_uring: does what other calls do behind this filter's back, and a steady source of kernel bugs. ENOSYS, so that
+    // programs fall back to other calls.
+    (Some(425), Some(425), NOSYS), // io_uring_setup
+    (Some(426), Some(426), NOSYS), // io_uring_enter
+    (Some(427), Some(427), NOSYS), // io_uring_register
+    // Looking into and changing other processes.
+    (Some(101), Some(117), PERM), // ptrace
+    (Some(310), Some(270), PERM), // process_vm_readv
+    (Some(311), Some(271), PERM), // process_vm_writev
+    (Some(312), Some(272), PERM), // kcmp: tells kernel addresses apart
+    (Some(438), Some(438), PERM), // pidfd_getfd: takes descriptors out of others
+    // The kernel's key rings belong to the user on the host, not to the call.
+    (Some(248), Some(217), PERM), // add_key
+    (Some(249), Some(218), PERM), // request_key
+    (Some(250), Some(219), PERM), // keyctl
+    // Programs inside the kernel, and what makes races in it winnable.
+    (Some(321), Some(280), PERM), // bpf
+    (Some(298), Some(241), PERM), // perf_event_open
+    (Some(323), Some(282), PERM), // userfaultfd
+    // Reaches files by handle, around every path rule.
+    (Some(304), Some(265), PERM), // open_by_handle_at
+    (Some(300), Some(262), PERM), // fanotify_init: tells of other processes' files
+    // The machine: refused without a capability anyway, listed so that no bug in those checks matters.
+    (Some(246), Some(104), PERM), // kexec_load
+    (Some(320), Some(294), PERM), // kexec_file_load
+    (Some(175), Some(105), PERM), // init_module
+    (Some(313), Some(273), PERM), // finit_module
+    (Some(176), Some(106), PERM), // delete_module
+    (Some(169), Some(142), PERM), // reboot
+    (Some(167), Some(224), PERM), // swapon
+    (Some(168), Some(225), PERM), // swapoff
+    (Some(163), Some(89), PERM),  // acct
+    (Some(179), Some(60), PERM),  // quotactl
+    (Some(443), Some(443), PERM), // quotactl_fd
+    (Some(103), Some(116), PERM), // syslog: the kernel's log
+    (Some(164), Some(170), PERM), // settimeofday
+    (Some(227), Some(112), PERM), // clock_settime
+    (Some(172), None, PERM),      // iopl
+    (Some(173), None, PERM),      // ioperm
+    (Some(154), None, PERM),      // modify_ldt
+    (Some(180), Some(42), NOSYS), // nfsservctl
+    (Some(212), Some(18), NOSYS), // lookup_dcookie
+    (Some(134), None, NOSYS),     // uselib
+    (Some(136), None, NOSYS),     // ustat
+    (Some(139), None, NOSYS),     // sysfs
+    (Some(156), None, NOSYS),     // _sysctl
+    (Some(153), Some(58), PERM),  // vhangup
+    (Some(279), Some(239), PERM), // move_pages: tells physical layout of others
+    (Some(256), Some(238), PERM), // migrate_pages
+];
+
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const EQUAL: u16 = 0x15;
+const AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const ALLOW: u32 = 0x7fff_0000;
+const KILL: u32 = 0x8000_0000;
+const ERRNO: u32 = 0x0005_0000;
+
+// Offsets in struct seccomp_data; low halves of the arguments (both architectures are little-endian).
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARG0: u32 = 16;
+const ARG1: u32 = 24;
+const ARG2: u32 = 32;
+
+#[cfg(target_arch = "x86_64")]
+const THIS_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const THIS_ARCH: u32 = 0xc000_00b7;
+
+const fn instruction(code: u16, operand: u32, then: u8, otherwise: u8) -> Instruction {
+    Instruction { code, then, otherwise, operand }
+}
+
+/// What happens to a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Refuse(u32),
+    Ioctl,
+    Socket,
+}
+
+fn rules() -> Vec<(u32, Rule)> {
+    let here = |x86_64: Option<u32>, aarch64: Option<u32>| {
+        if cfg!(target_arch = "x86_64") { x86_64 } else { aarch64 }
+    };
+    let mut rules: Vec<_> = REFUSED
+        .iter()
+        .filter_map(|&(x86_64, aarch64, errno)| Some((here(x86_64, aarch64)?, Rule::Refuse(errno))))
+        .collect();
+    rules.push((sys::nr::IOCTL as u32, Rule::Ioctl));
+    rules.push((sys::nr::SOCKET as u32, Rule::Socket));
+    rules.sort_by_key(|(number, _)| *number);
+    rules
+}
+
+/// The filter: architecture first, then a binary search for the number.
+pub(crate) fn filter() -> Vec<Instruction> {
+    let mut program = vec![
+        instruction(LOAD, ARCH, 0, 0),
+        instruction(EQUAL, THIS_ARCH, 1, 0),
+        // Another architecture numbers its calls otherwise (int 0x80 on x86-64): this filter would look at the wrong one.
+        instruction(RETURN, KILL, 0, 0),
+        instruction(LOAD, NUMBER, 0, 0),
+    ];
+    if cfg!(target_arch = "x86_64") {
+        // So does x32, which looks like x86-64 but for this bit. -1 is what a tracer puts for "no call".
+        const X32: u32 = 0x4000_0000;
+        program.extend([instruction(AT_LEAST, X32, 0, 1), instruction(RETURN, KILL, 0, 0)]);
+    }
+    program.extend(search(&rules()));
+    program
+}
+
+fn search(rules: &[(u32, Rule)]) -> Vec<Instruction> {
+    match rules {
+        [] => vec![instruction(RETURN, ALLOW, 0, 0)],
+        [(number, rule)] => {
+            let verdict = match rule {
+                Rule::Refuse(errno) => vec![instruction(RETURN, ERRNO | errno, 0, 0)],
+                Rule::Ioctl => ioctl(),
+                Rule::Socket => socket(),
+            };
+            let mut code = vec![instruction(EQUAL, *number, 1, 0), instruction(RETURN, ALLOW, 0, 0)];
+            code.extend(verdict);
+            code
+        }
+        _ => {
+            let (low, high) = rules.split_at(rules.len() / 2);
+            let (low, high_at) = (search(low), high[0].0);
+            // The conditional jumps reach 255 instructions, this one any number.
+            let mut code =
+                vec![instruction(AT_LEAST, high_at, 0, 1), instruction(JUMP, low.len() as u32, 0, 0)];
+            code.extend(low);
+            code.extend(search(high));
+            code
+        }
+    }
+}
+
+/// Putting characters into a terminal's input, as if they had been typed there (CVE-2017-5226).
+fn ioctl() -> Vec<Instruction> {
+    const TIOCSTI: u32 = 0x5412;
+    const TIOCLINUX: u32 = 0x541c;
+    vec![
+        instruction(LOAD, ARG1, 0, 0),
+        instruction(EQUAL, TIOCSTI, 2, 0),
+        instruction(EQUAL, TIOCLINUX, 1, 0),
+        instruction(RETURN, ALLOW, 0, 0),
+        instruction(RETURN, ERRNO | PERM, 0, 0),
+    ]
+}
+
+/// Sockets by allowed families. Others are rarely used, and so rarely looked at by those who mend kernels; vsock speaks to
+/// the machine that hosts this one; of netlink only routing information is needed (getaddrinfo(3) asks for it).
+fn socket() -> Vec<Instruction> {
+    const UNIX: u32 = 1;
+    const INET: u32 = 2;
+    const INET6: u32 = 10;
+    const NETLINK: u32 = 16;
+    vec![
+        instruction(LOAD, ARG0, 0, 0),
+        instruction(EQUAL, UNIX, 7, 0),
+        instruction(EQUAL, INET, 6, 0),
+        instruction(EQUAL, INET6, 5, 0),
+        instruction(EQUAL, NETLINK, 1, 0),
+        instruction(RETURN, ERRNO | AFNOSUPPORT, 0, 0),
+        instruction(LOAD, ARG2, 0, 0),
+        instruction(EQUAL, 0, 1, 0),
+        instruction(RETURN, ERRNO | PROTONOSUPPORT, 0, 0),
+        instruction(RETURN, ALLOW, 0, 0),
+    ]
+}
+
+/// Refuses IP sockets: below level 3, where there is no network namespace.
+pub(crate) fn no_ip_filter() -> Vec<Instruction> {
+    const INET: u32 = 2;
+    const INET6: u32 = 10;
+    const ACCES: u32 = 13;
+    vec![
+        instruction(LOAD, NUMBER, 0, 0),
+        instruction(EQUAL, sys::nr::SOCKET as u32, 1, 0),
+        instruction(RETURN, ALLOW, 0, 0),
+        instruction(LOAD, ARG0, 0, 0),
+        instruction(EQUAL, INET, 2, 0),
+        instruction(EQUAL, INET6, 1, 0),
+        instruction(RETURN, ALLOW, 0, 0),
+        instruction(RETURN, ERRNO | ACCES, 0, 0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine for filters: enough of BPF for ours.
+    fn verdict(program: &[Instruction], arch: u32, number: u32, args: [u32; 3]) -> u32 {
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let Instruction { code, then, otherwise, operand } = program[at];
+            at += 1;
+            let jump = |condition| usize::from(if condition { then } else { otherwise });
+            match code {
+                LOAD => {
+                    accumulator = match operand {
+                        NUMBER => number,
+                        ARCH => arch,
+                        ARG0 => args[0],
+                        ARG1 => args[1],
+                        ARG2 => args[2],
+                        _ => panic!("no such field"),
+                    }
+                }
+                JUMP => at += operand as usize,
+                EQUAL => at += jump(accumulator == operand),
+                AT_LEAST => at += jump(accumulator >= operand),
+                RETURN => return operand,
+                _ => panic!("no such instruction"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_call_gets_its_verdict_and_all_others_pass() {
+        let (program, rules) = (filter(), rules());
+        assert!(program.len() < 4096, "the kernel's bound");
+        for number in 0..600 {
+            let expected = match rules.iter().find(|(refused, _)| *refused == number) {
+                Some((_, Rule::Refuse(errno))) => ERRNO | errno,
+                Some((_, Rule::Ioctl)) => ALLOW,
+                Some((_, Rule::Socket)) => ERRNO | AFNOSUPPORT,
+                None => ALLOW,
+            };
+            assert_eq!(verdict(&program, THIS_ARCH, number, [0; 3]), expected, "{number}");
+        }
+        assert_eq!(verdict(&program, 0x4000_0003, 1, [0; 3]), KILL);
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(verdict(&program, THIS_ARCH, 0x4000_0001, [0; 3]), KILL);
+        }
+    }
+
+    #[test]
+    fn arguments_are_looked_at_where_they_matter() {
+        let program = filter();
+        let ioctl = |request| verdict(&program, THIS_ARCH, sys::nr::IOCTL as u32, [0, request, 0]);
+        assert_eq!((ioctl(0x5401), ioctl(0x5412)), (ALLOW, ERRNO | PERM));
+        let socket =
+            |family, protocol| verdict(&program, THIS_ARCH, sys::nr::SOCKET as u32, [family, 1, protocol]);
+        for family in [1, 2, 10, 16] {
+            assert_eq!(socket(family, 0), ALLOW, "{family}");
+        }
+        assert_eq!(socket(2, 6), ALLOW);
+        assert_eq!(socket(16, 15), ERRNO | PROTONOSUPPORT);
+        assert_eq!(socket(40, 0), ERRNO | AFNOSUPPORT);
+        let no_ip = no_ip_filter();
+        let socket = |family| verdict(&no_ip, THIS_ARCH, sys::nr::SOCKET as u32, [family, 1, 0]);
+        assert_eq!((socket(1), socket(2), socket(10)), (ALLOW, ERRNO | 13, ERRNO | 13));
+    }
+}

@@ -1,0 +1,29 @@
+//! Errors that say which step failed, on what, and how.
+
+use crate::{
+    protocol::{Bytes, Failure, Step},
+    sys::{self, Errno},
+};
+
+pub(crate) type Steps<T> = Result<T, Failure>;
+
+/// Names the step that a system call belongs to.
+pub(crate) trait At<T> {
+    fn at(self, step: Step, subject: &[u8]) -> Steps<T>;
+}
+
+impl<T> At<T> for sys::Result<T> {
+    fn at(self, step: Step, subject: &[u8]) -> Steps<T> {
+        self.map_err(|errno| failure(step, subject, errno))
+    }
+}
+
+impl<T> At<T> for std::io::Result<T> {
+    fn at(self, step: Step, subject: &[u8]) -> Steps<T> {
+        self.map_err(Errno::from).at(step, subject)
+    }
+}
+
+pub(crate) fn failure(step: Step, subject: &[u8], errno: Errno) -> Failure {
+    Failure { step, subject: Bytes(subject.to_vec()), errno: errno.0 }
+}

@@ -1,0 +1,317 @@
+//! The zygote: one thread that waits for launches and forks the first process of each sandbox.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{Read, Seek},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use crate::{
+    landlock::Landlock,
+    protocol::{Bytes, Entry, Event, Failure, Head, Hello, Init, Step, VERSION, Wire},
+    sandbox::{self, Namespaces, Network, Seed},
+    seccomp,
+    step::{At, Steps, failure},
+    sys::{self, Errno},
+    view,
+};
+
+/// How many views of different places are kept. One that is used again is not made again (0.4 ms).
+const MOST_TEMPLATES: usize = 32;
+/// How many network namespaces wait for their next user.
+const MOST_NETWORKS: usize = 64;
+
+/// What the zygote holds on to.
+pub(crate) struct Zygote {
+    socket: OwnedFd,
+    engine: OwnedFd,
+    keeper: OwnedFd,
+    signals: OwnedFd,
+    /// Ourselves, for the sandboxes to look whether we live.
+    own: OwnedFd,
+    landlock: Landlock,
+    /// With namespaces.
+    host: Option<Host>,
+    /// The sandboxes' first processes, and the number of the network each of them uses.
+    children: HashMap<i32, Option<Used>>,
+    launches: u64,
+}
+
+struct Used {
+    number: u64,
+    namespace: Option<OwnedFd>,
+}
+
+struct Host {
+    mounts: OwnedFd,
+    system: Vec<Entry>,
+    /// The most recently used last.
+    templates: Vec<(Vec<(Bytes, bool)>, OwnedFd)>,
+    networks: Vec<OwnedFd>,
+    pool: (OwnedFd, OwnedFd),
+}
+
+/// Never returns.
+pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init) -> ! {
+    sys::set_name(c"run-tool-zygote");
+    match set_up(init) {
+        Ok((host, hello, landlock, signals, own)) => {
+            if sys::send(&socket, &hello.to_bytes(), &[]).is_err() {
+                sys::exit(1);
+            }
+            Zygote {
+                socket,
+                engine,
+                keeper,
+                signals,
+                own,
+                landlock,
+                host,
+                children: HashMap::new(),
+                launches: 0,
+            }
+            .serve()
+        }
+        Err(failed) => {
+            let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
+            sys::exit(1)
+        }
+    }
+}
+
+type SetUp = (Option<Host>, Hello, Landlock, OwnedFd, OwnedFd);
+
+fn set_up(init: Init) -> Steps<SetUp> {
+    let own = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
+    let signals = sys::signalfd(&[sys::SIGCHLD]).at(Step::Watch, b"")?;
+    if let Some((uid, gid)) = init.user {
+        sys::become_user(uid, gid).at(Step::User, format!("{uid}:{gid}").as_bytes())?;
+    }
+    let mut hello = Hello {
+        version: VERSION,
+        landlock_abi: 0,
+        landlock_files: false,
+        landlock_scopes: false,
+        proc: false,
+        pid_max: false,
+    };
+    let mut host = None;
+    if init.namespaces {
+        host = Some(make_namespaces(&init, &mut hello)?);
+    } else {
+        sys::adopt_orphans().at(Step::Watch, b"")?;
+    }
+    let landlock = Landlock::probe();
+    hello.landlock_abi = landlock.abi;
+    hello.landlock_files = landlock.files;
+    hello.landlock_scopes = landlock.scopes;
+    sys::set_dumpable(false).at(Step::Capabilities, b"")?;
+    sys::no_new_privileges().at(Step::Capabilities, b"")?;
+    sys::install_filter(&seccomp::filter()).at(Step::Seccomp, b"")?;
+    Ok((host, hello, landlock, signals, own))
+}
+
+fn make_namespaces(init: &Init, hello: &mut Hello) -> Steps<Host> {
+    // What is written below belongs to root otherwise.
+    sys::set_dumpable(true).at(Step::UserMap, b"")?;
+    let (outside_uid, outside_gid) = ids()?;
+    let namespaces = sys::CLONE_NEWUSER | sys::CLONE_NEWNS | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
+    sys::unshare(namespaces).at(Step::Namespaces, b"")?;
+    let write = |path: &str, text: String, step| fs::write(path, text).at(step, path.as_bytes());
+    write("/proc/self/setgroups", "deny".into(), Step::UserMap)?;
+    let (uid, gid) = init.inside;
+    write("/proc/self/uid_map", format!("{uid} {outside_uid} 1"), Step::UserMap)?;
+    write("/proc/self/gid_map", format!("{gid} {outside_gid} 1"), Step::UserMap)?;
+    write("/proc/sys/user/max_user_namespaces", "0".into(), Step::NestedNamespaces)?;
+    sys::make_mounts_slave().at(Step::Propagation, b"/")?;
+    sys::sethostname(b"sandbox").at(Step::Namespaces, b"")?;
+    sys::drop_bounding_set().at(Step::Capabilities, b"")?;
+    let mounts = fs::File::open("/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
+    let pool = sys::socket_pair().at(Step::Network, b"")?;
+    (hello.proc, hello.pid_max) = probe_proc();
+    Ok(Host {
+        mounts: mounts.into(),
+        system: init.system.clone(),
+        templates: Vec::new(),
+        networks: Vec::new(),
+        pool,
+    })
+}
+
+fn ids() -> Steps<(u32, u32)> {
+    let own = fs::metadata("/proc/self").at(Step::UserMap, b"/proc/self")?;
+    Ok((std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own)))
+}
+
+/// Whether a /proc can be mounted in a new process id namespace, and process ids bounded there.
+fn probe_proc() -> (bool, bool) {
+    match sys::fork(sys::CLONE_NEWPID, None) {
+        Ok(0) => {
+            let Ok(proc) = view::proc() else { sys::exit(0) };
+            let bounded = sys::fchdir(&proc).is_ok() && fs::write("sys/kernel/pid_max", "400").is_ok();
+            sys::exit(if bounded { 3 } else { 1 })
+        }
+        Ok(pid) => {
+            let seen = sys::wait(pid).map_or(0, |status| status >> 8 & 0xff);
+            (seen & 1 != 0, seen & 2 != 0)
+        }
+        Err(_) => (false, false),
+    }
+}
+
+impl Zygote {
+    fn serve(mut self) -> ! {
+        loop {
+            let pool = self.host.as_ref().map(|host| host.pool.0.as_fd());
+            let [asked, died, keeper_died, signaled, network] = sys::poll(
+                [
+                    Some(self.socket.as_fd()),
+                    Some(self.engine.as_fd()),
+                    Some(self.keeper.as_fd()),
+                    Some(self.signals.as_fd()),
+                    pool,
+                ],
+                None,
+            );
+            if died || keeper_died {
+                // All sandboxes die with us.
+                sys::exit(0);
+            }
+            if network {
+                self.note_network();
+            }
+            if signaled {
+                sys::drain_signals(&self.signals, 0);
+                self.reap();
+            }
+            if asked {
+                match sys::receive(&self.socket, false) {
+                    Ok(Some((message, fds))) => self.launch(&message, fds),
+                    Ok(None) => sys::exit(0),
+                    // A message that is too long for us cannot be answered: its sender's control socket went with it.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some((pid, _, _))) = sys::reap_any() {
+            if let Some(Some(used)) = self.children.remove(&pid)
+                && let Some(namespace) = used.namespace
+                && let Some(host) = &mut self.host
+                && host.networks.len() < MOST_NETWORKS
+            {
+                host.networks.push(namespace);
+            }
+        }
+    }
+
+    /// A sandbox has made a network namespace, which the next one can have afterwards.
+    fn note_network(&mut self) {
+        let Some(host) = &mut self.host else { return };
+        while let Ok(Some((number, mut fds))) = sys::receive(&host.pool.0, false) {
+            let Some(number) = u64::from_bytes(&number) else { continue };
+            let mut users = self.children.values_mut().flatten();
+            if let Some(used) = users.find(|used| used.number == number) {
+                used.namespace = fds.pop();
+            }
+        }
+    }
+
+    fn launch(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
+        let mut fds = fds.into_iter();
+        let Some(control) = fds.next() else { return };
+        if let Err(failed) = self.fork(message, fds, &control) {
+            // The engine may be gone.
+            let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
+        }
+    }
+
+    fn fork(
+        &mut self,
+        message: &[u8],
+        mut fds: std::vec::IntoIter<OwnedFd>,
+        control: &OwnedFd,
+    ) -> Result<(), Failure> {
+        let malformed = || failure(Step::Message, b"", Errno::PROTO);
+        let mut rest = message;
+        let head = Head::read(&mut rest).ok_or_else(malformed)?;
+        let mut next = || fds.next().ok_or_else(malformed);
+        let stdio = [next()?, next()?, next()?];
+        let joins = (0..head.joins).map(|_| next()).collect::<Steps<Vec<_>>>()?;
+        let cgroup = if head.cgroup { Some(next()?) } else { None };
+        let mounts = (0..head.mounts).map(|_| next()).collect::<Steps<Vec<_>>>()?;
+        let launch = if head.apart {
+            let mut file = fs::File::from(next()?);
+            let mut bytes = Vec::new();
+            file.rewind().and_then(|()| file.read_to_end(&mut bytes)).at(Step::Message, b"memfd")?;
+            bytes
+        } else {
+            rest.to_vec()
+        };
+        self.launches += 1;
+        let number = self.launches;
+        let mut used = None;
+        let namespaces = match &mut self.host {
+            Some(host) => {
+                let template = host.template(&head.points)?;
+                let network = if head.host_network {
+                    Network::Host
+                } else if let Some(namespace) = host.networks.pop() {
+                    let again = namespace.try_clone().at(Step::Network, b"")?;
+                    used = Some(Used { number, namespace: Some(namespace) });
+                    Network::Pooled(again)
+                } else {
+                    used = Some(Used { number, namespace: None });
+                    Network::New { pool: host.pool.1.try_clone().at(Step::Network, b"")?, number }
+                };
+                Some(Namespaces { template, network })
+            }
+            None => None,
+        };
+        let kinds = if namespaces.is_some() { sys::CLONE_NEWPID | sys::CLONE_NEWIPC } else { 0 };
+        match sys::fork(kinds, cgroup.as_ref().map(|fd| fd.as_fd())).at(Step::Fork, b"")? {
+            0 => {
+                let seed = || -> std::io::Result<Seed> {
+                    Ok(Seed {
+                        launch,
+                        control: control.try_clone()?,
+                        stdio,
+                        joins,
+                        mounts,
+                        namespaces,
+                        landlock: self.landlock,
+                        zygote: self.own.try_clone()?,
+                    })
+                };
+                match seed() {
+                    Ok(seed) => sandbox::live(seed),
+                    Err(_) => sys::exit(1),
+                }
+            }
+            pid => {
+                self.children.insert(pid, used);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Host {
+    /// The common view with these places in it.
+    fn template(&mut self, points: &[(Bytes, bool)]) -> Steps<OwnedFd> {
+        let known = self.templates.iter().position(|(known, _)| known == points);
+        let (points, template) = match known {
+            Some(index) => self.templates.remove(index),
+            None => (points.to_vec(), view::template(&self.mounts, &self.system, points)?),
+        };
+        let again = template.try_clone().at(Step::View, b"")?;
+        if self.templates.len() == MOST_TEMPLATES {
+            self.templates.remove(0);
+        }
+        self.templates.push((points, template));
+        Ok(again)
+    }
+}
