@@ -1,0 +1,39 @@
+//! Promises: a program in a sandbox reaches nothing but what its policy names, uses no more than its limits allow, leaves
+//! nothing behind, disturbs nobody, and ends in the one outcome that it declares in its first line. The programs are in
+//! `fixtures/hostile/escape`, one promise each; `escape/header.rs` says what their first lines mean.
+//!
+//! Each program is also run where nothing holds it (`shown`), where it must do harm: else its test could not fail. Those
+//! that would harm the machine are shown by hand, and say how.
+//!
+//! Does not promise: anything against a kernel with a hole; that the processors' caches tell nothing; that a call is not
+//! slower because another is busy.
+
+#[path = "escape/header.rs"]
+mod header;
+#[path = "escape/judge.rs"]
+mod judge;
+#[path = "escape/pairs.rs"]
+mod pairs;
+#[path = "escape/programs.rs"]
+mod programs;
+#[path = "escape/rig.rs"]
+mod rig;
+#[path = "escape/scene.rs"]
+mod scene;
+
+/// A test of what only a sandbox can hold. The one place to say that there is none yet.
+macro_rules! sandboxed {
+    ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
+        $(#[$attribute])*
+        #[test]
+        #[ignore = "needs the sandbox, which is not connected yet"]
+        fn $name() $body
+    };
+}
+use sandboxed;
+
+/// Says that a test was skipped, and why.
+#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
+fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
