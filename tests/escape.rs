@@ -8,6 +8,8 @@
 //! Does not promise: anything against a kernel with a hole; that the processors' caches tell nothing; that a call is not
 //! slower because another is busy.
 
+#[path = "escape/asked.rs"]
+mod asked;
 #[path = "escape/header.rs"]
 mod header;
 #[path = "escape/judge.rs"]

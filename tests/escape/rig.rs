@@ -42,6 +42,16 @@ pub(crate) fn contained(file: &str, header: &Header, role: &str, scene: &Scene) 
     Plans::call(plan, header)
 }
 
+/// As [`contained`], of a program of the test's own in a folder of its choice.
+pub(crate) fn contained_as(header: &Header, scene: &Scene, program: &Path, workdir: &Path) -> Call {
+    let mut plan = plan("", header, "only", scene);
+    plan.program = program.into();
+    plan.args.clear();
+    plan.workdir = Some(workdir.to_owned());
+    plan.policy.level = Some(header.level);
+    Plans::call(plan, header)
+}
+
 /// A call of the program in this role where it can do what it tries. `None` where that is not for a suite to do.
 pub(crate) fn uncontained(file: &str, header: &Header, role: &str, scene: &Scene) -> Option<Call> {
     let mut plan = plan(file, header, role, scene);

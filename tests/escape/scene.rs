@@ -48,7 +48,7 @@ impl Scene {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = TempDir::with_prefix("run-tool-escape-").expect("a temporary folder can be made");
         let path = folder.path();
-        for inner in ["work/deep", "outside", "gate", "leash", "engine"] {
+        for inner in ["work/deep", "work/place", "outside", "gate", "leash", "engine"] {
             fs::create_dir_all(path.join(inner)).expect("a folder can be made");
         }
         for (file, text) in [
