@@ -81,6 +81,8 @@ struct Birth<'a> {
     env: sys::Strings,
     workdir: CString,
     stdio: &'a [OwnedFd; 3],
+    control: &'a OwnedFd,
+    born: Vec<u8>,
     joins: &'a [OwnedFd],
     rlimits: &'a [(u32, (u64, u64))],
     ruleset: Option<OwnedFd>,
@@ -117,6 +119,8 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         env: words(&launch.env)?,
         workdir: sys::cstring(&launch.workdir.0).at(Step::Workdir, &launch.workdir.0)?,
         stdio: &seed.stdio,
+        control: &seed.control,
+        born: Event::Born.to_bytes(),
         joins: &seed.joins,
         rlimits: &launch.rlimits,
         ruleset,
@@ -225,6 +229,7 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if let Some(filter) = &birth.no_ip {
         sys::install_filter(filter).map_err(step(Step::Seccomp))?;
     }
+    sys::send(birth.control, &birth.born, &[]).map_err(step(Step::Watch))?;
     // Everything else is closed on exec; this is in case something was not.
     sys::close_on_exec_from(3).map_err(step(Step::Exec))?;
     sys::block_signals(false).map_err(step(Step::Exec))?;
@@ -282,6 +287,11 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
                 Ok(Some((order, _))) => match Order::from_bytes(&order) {
                     Some(Order::Terminate) => terminate(watch.program),
                     Some(Order::Kill) => killing = true,
+                    // That it has ended was said just above.
+                    Some(Order::Ask) if ended => {}
+                    Some(Order::Ask) => {
+                        let _ = sys::send(control, &Event::Running.to_bytes(), &[]);
+                    }
                     Some(Order::List) => {
                         let event = Event::Living { processes: living(watch.program, namespaced) };
                         let _ = sys::send(control, &event.to_bytes(), &[]);
@@ -337,30 +347,34 @@ fn kill_children() {
 }
 
 /// Who is alive besides us: process id, group, command line. At most so many that they fit into a message.
-fn living(_program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 256;
+fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
+    const MOST: usize = 100;
+    const EXITING: u32 = 4;
     if !namespaced {
         return Vec::new();
     }
     let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| *pid != 1)
+    pids.filter(|pid| *pid != 1 && *pid != program)
         .filter_map(|pid| {
             let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
             // After the name, which may contain anything: the state.
             let after = stat.iter().rposition(|byte| *byte == b')')?;
-            let dead = matches!(stat.get(after + 2), Some(b'Z' | b'X' | b'x'));
-            (!dead).then(|| (pid, (sys::getpgid(pid).unwrap_or(0), command(pid))))
+            let mut fields = stat.get(after + 2..)?.split(|byte| *byte == b' ');
+            let dead = matches!(fields.next(), Some(b"Z" | b"X" | b"x"));
+            // Flags are the seventh field from the state on (proc_pid_stat(5)). Who is on the way out is not left behind.
+            let flags: u32 = std::str::from_utf8(fields.nth(5)?).ok()?.parse().ok()?;
+            (!dead && flags & EXITING == 0).then(|| (pid, (sys::getpgid(pid).unwrap_or(0), command(pid))))
         })
         .take(MOST)
         .collect()
 }
 
-/// The first 200 bytes of a command line.
+/// The beginning of a command line: more than is shown of it, so that it can be told that there is more.
 fn command(pid: i32) -> Bytes {
     let mut bytes = Vec::new();
     if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        let _ = file.take(200).read_to_end(&mut bytes);
+        let _ = file.take(1000).read_to_end(&mut bytes);
     }
     if bytes.is_empty() {
         bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
