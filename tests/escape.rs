@@ -28,7 +28,6 @@ macro_rules! sandboxed {
     ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
         $(#[$attribute])*
         #[test]
-        #[ignore = "needs the sandbox, which is not connected yet"]
         fn $name() $body
     };
 }
