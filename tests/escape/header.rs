@@ -182,7 +182,7 @@ fn outcome(words: &str) -> Result<String, String> {
         None => matches!(words, "ok" | "timeout"),
         Some(("exit" | "signal", number)) => number.parse::<u8>().is_ok_and(|number| number > 0),
         Some(("limit", name)) => {
-            matches!(name, "memory" | "cpu" | "pids" | "file_size" | "output" | "syscall")
+            matches!(name, "memory" | "cpu" | "file_size" | "output" | "syscall")
         }
         Some(_) => false,
     };
