@@ -4,6 +4,7 @@
 //! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
 
 mod kernel;
+mod names;
 mod offer;
 mod process;
 mod socket;
@@ -33,6 +34,7 @@ use rustix::{
 use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
 
 use self::{
+    names::Written,
     offer::Offer,
     process::Contained,
     view::{Mode, Place, View},
@@ -70,6 +72,7 @@ pub struct SandboxBuilder {
 struct Inner {
     settings: SandboxBuilder,
     state: Mutex<State>,
+    written: Written,
 }
 
 /// What there is once something was launched.
@@ -131,7 +134,7 @@ impl SandboxBuilder {
 
     /// The launcher. Nothing is tried out yet.
     pub fn build(self) -> Sandbox {
-        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default() }))
+        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default(), written: Written::default() }))
     }
 }
 
@@ -207,7 +210,7 @@ impl Inner {
         let offer = self.offer();
         let name = spec.program.to_string_lossy().into_owned();
         let program = program::find(&spec.program, &spec.env, spec.workdir.as_deref())?;
-        let view = View::of(&spec, &program)?;
+        let view = View::of(&spec, &program, &self.written)?;
         let user = offer.user.map(|(uid, gid)| spec.policy.user.map_or((uid, gid), |user| (user, user)));
         if spec.policy.user.is_some() && user.is_none() {
             return Err(LaunchError::new(
@@ -538,7 +541,9 @@ fn describe(
         });
     let (rlimits, pid_max, per_process) = limits(&spec.resources, offer, namespaced, in_cgroup);
     let places = |wanted: fn(&Mode) -> bool| {
-        view.places.iter().filter(move |(_, place)| wanted(&place.mode)).map(|(target, _)| bytes(target))
+        let places = view.places.iter().filter(move |(_, place)| wanted(&place.mode));
+        // Without a view of its own, places are where they are.
+        places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
     };
     let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
     let mut writable: Vec<Bytes> = ["/tmp", "/dev", "/proc"].iter().map(bytes).chain(written).collect();
@@ -548,11 +553,12 @@ fn describe(
     } else {
         readable = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/nix/store", "/gnu/store"]
             .iter()
-            .filter(|path| Path::new(path).exists())
+            // What is not there need not be readable.
+            .filter_map(|path| std::fs::canonicalize(path).ok())
             .map(bytes)
             .chain(places(|mode| *mode == Mode::ReadOnly))
             .collect();
-        writable.extend(spec.private.iter().map(bytes));
+        writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
     }
     let launch = Launch {
         program: bytes(if namespaced { &view.program } else { program }),

@@ -103,7 +103,7 @@ fn start(mut seed: Seed) -> Steps<Watch> {
     sys::set_dumpable(false).at(Step::Watch, b"")?;
     let ruleset = if seed.landlock.abi > 0 && seed.landlock.files {
         let readable = if namespaced { &[Bytes(b"/".to_vec())][..] } else { &launch.readable };
-        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network)?)
+        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network, namespaced)?)
     } else {
         None
     };

@@ -70,19 +70,22 @@ const REFUSED: &[(Option<u32>, Option<u32>, u32)] = &[
     (Some(437), Some(437), NOSYS), // openat2
 ];
 
+/// The numbers of a call on x86-64 and on aarch64.
+type Numbers = (Option<u32>, Option<u32>);
+
 /// Set-id bits, by which a program runs as its owner. In here they have no effect, but what a tool leaves in a writable
 /// folder is its caller's on the host, and there everybody who may execute it would be the caller. Where the call takes the
 /// flags of open(2) and where it takes the mode, by number of the argument; the mode means nothing when nothing is made.
-const SET_ID: &[(Option<u32>, Option<u32>, Option<usize>, usize)] = &[
-    (Some(90), None, None, 1),         // chmod
-    (Some(91), Some(52), None, 1),     // fchmod
-    (Some(268), Some(53), None, 2),    // fchmodat
-    (Some(452), Some(452), None, 2),   // fchmodat2
-    (Some(85), None, None, 1),         // creat
-    (Some(2), None, Some(1), 2),       // open
-    (Some(257), Some(56), Some(2), 3), // openat
-    (Some(133), None, None, 1),        // mknod
-    (Some(259), Some(33), None, 2),    // mknodat
+const SET_ID: &[(Numbers, Option<usize>, usize)] = &[
+    ((Some(90), None), None, 1),         // chmod
+    ((Some(91), Some(52)), None, 1),     // fchmod
+    ((Some(268), Some(53)), None, 2),    // fchmodat
+    ((Some(452), Some(452)), None, 2),   // fchmodat2
+    ((Some(85), None), None, 1),         // creat
+    ((Some(2), None), Some(1), 2),       // open
+    ((Some(257), Some(56)), Some(2), 3), // openat
+    ((Some(133), None), None, 1),        // mknod
+    ((Some(259), Some(33)), None, 2),    // mknodat
 ];
 
 /// Limits of another process of the same user, for which no capability is needed: process 1 watches over the call, and
@@ -148,7 +151,7 @@ fn rules() -> Vec<(u32, Rule)> {
         .collect();
     rules.push((sys::nr::IOCTL as u32, Rule::Ioctl));
     rules.push((sys::nr::SOCKET as u32, Rule::Socket));
-    rules.extend(SET_ID.iter().filter_map(|&(x86_64, aarch64, flags, mode)| {
+    rules.extend(SET_ID.iter().filter_map(|&((x86_64, aarch64), flags, mode)| {
         Some((here(x86_64, aarch64)?, Rule::SetId { flags, mode }))
     }));
     rules.push((here(PRLIMIT.0, PRLIMIT.1), Rule::Prlimit));
