@@ -546,27 +546,25 @@ fn describe(
         places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
     };
     let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
-    let mut writable: Vec<Bytes> = ["/tmp", "/dev", "/proc"].iter().map(bytes).chain(written).collect();
+    let mut writable: Vec<Bytes>;
     let mut readable = Vec::new();
     if namespaced {
-        writable.push(bytes(system::PRIVATE));
+        writable = ["/tmp", "/dev", "/proc", system::PRIVATE].iter().map(bytes).chain(written).collect();
     } else {
-        readable = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/nix/store", "/gnu/store"]
-            .iter()
-            // What is not there need not be readable.
-            .filter_map(|path| std::fs::canonicalize(path).ok())
-            .map(bytes)
-            .chain(places(|mode| *mode == Mode::ReadOnly))
-            .collect();
+        writable = system::writable_in_place().iter().map(bytes).chain(written).collect();
         writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
+        readable.extend(system::readable_in_place().iter().map(bytes));
+        readable.extend(places(|mode| *mode == Mode::ReadOnly));
     }
+    // What lies in there is memory.
+    let tmp_size = spec.resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
     let launch = Launch {
         program: bytes(if namespaced { &view.program } else { program }),
         args,
         env: env.collect(),
         workdir: bytes(&view.workdir),
         mounts,
-        tmp: (spec.resources.tmp_size.unwrap_or(TMP.0), spec.resources.tmp_files.unwrap_or(TMP.1)),
+        tmp: (spec.resources.tmp_size.unwrap_or(tmp_size), spec.resources.tmp_files.unwrap_or(TMP.1)),
         rlimits,
         pid_max,
         writable,
@@ -583,8 +581,9 @@ fn limits(
     namespaced: bool,
     in_cgroup: bool,
 ) -> (Vec<(u32, (u64, u64))>, u32, Vec<String>) {
-    /// The kernel does not go below.
-    const LEAST_PID_MAX: u32 = 301;
+    /// Once all have been used, the kernel does not hand out ids below this one again (RESERVED_PIDS). So there are as many
+    /// as are allowed; at the beginning, more.
+    const RESERVED_PIDS: u32 = 300;
     let mut per_process = Vec::new();
     // 1, not 0: with 0 a program that gets core dumps handed (`core_pattern` with a pipe) is still started.
     let mut limits = vec![(libc::RLIMIT_CORE, (1, 1))];
@@ -609,7 +608,7 @@ fn limits(
             per_process.push("memory".into());
         }
         if namespaced && offer.pid_max {
-            pid_max = resources.pids.unwrap_or(PIDS).max(LEAST_PID_MAX);
+            pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
         } else if resources.pids.is_some() {
             per_process.push("pids".into());
         }

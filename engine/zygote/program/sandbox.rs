@@ -84,7 +84,7 @@ struct Birth<'a> {
     joins: &'a [OwnedFd],
     rlimits: &'a [(u32, (u64, u64))],
     ruleset: Option<OwnedFd>,
-    no_ip: Option<Vec<sys::Instruction>>,
+    more_filter: Option<Vec<sys::Instruction>>,
     namespaced: bool,
     failed: Option<(Step, Errno)>,
 }
@@ -120,7 +120,7 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         joins: &seed.joins,
         rlimits: &launch.rlimits,
         ruleset,
-        no_ip: (!namespaced && launch.no_network).then(crate::seccomp::no_ip_filter),
+        more_filter: (!namespaced).then(|| crate::seccomp::in_place_filter(launch.no_network)),
         namespaced,
         failed: None,
     };
@@ -222,7 +222,7 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if let Some(ruleset) = &birth.ruleset {
         sys::landlock_restrict(ruleset).map_err(step(Step::Landlock))?;
     }
-    if let Some(filter) = &birth.no_ip {
+    if let Some(filter) = &birth.more_filter {
         sys::install_filter(filter).map_err(step(Step::Seccomp))?;
     }
     // Everything else is closed on exec; this is in case something was not.

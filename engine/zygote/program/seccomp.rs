@@ -285,21 +285,32 @@ fn personality() -> Vec<Instruction> {
     ]
 }
 
-/// Refuses IP sockets: below level 3, where there is no network namespace.
-pub(crate) fn no_ip_filter() -> Vec<Instruction> {
-    const INET: u32 = 2;
-    const INET6: u32 = 10;
+/// What is refused below level 3, beside the rest. There, other processes of the user can be seen, the first process of the
+/// sandbox and the engine among them: limits may be set for oneself only. And `no_network` refuses all sockets by which
+/// somebody can be reached: there is no network namespace, and no rule of Landlock holds for a socket that has a path
+/// (docker's). Pairs of sockets (socketpair(2)) reach nobody.
+pub(crate) fn in_place_filter(no_network: bool) -> Vec<Instruction> {
+    const NETLINK: u32 = 16;
     const ACCES: u32 = 13;
-    vec![
+    let mut program = vec![
         instruction(LOAD, NUMBER, 0, 0),
-        instruction(EQUAL, sys::nr::SOCKET as u32, 1, 0),
-        instruction(RETURN, ALLOW, 0, 0),
+        instruction(EQUAL, here(PRLIMIT.0, PRLIMIT.1), 0, 4),
         instruction(LOAD, ARG0, 0, 0),
-        instruction(EQUAL, INET, 2, 0),
-        instruction(EQUAL, INET6, 1, 0),
+        instruction(EQUAL, 0, 1, 0),
+        instruction(RETURN, ERRNO | PERM, 0, 0),
         instruction(RETURN, ALLOW, 0, 0),
-        instruction(RETURN, ERRNO | ACCES, 0, 0),
-    ]
+    ];
+    if no_network {
+        program.extend([
+            instruction(EQUAL, sys::nr::SOCKET as u32, 1, 0),
+            instruction(RETURN, ALLOW, 0, 0),
+            instruction(LOAD, ARG0, 0, 0),
+            instruction(EQUAL, NETLINK, 1, 0),
+            instruction(RETURN, ERRNO | ACCES, 0, 0),
+        ]);
+    }
+    program.push(instruction(RETURN, ALLOW, 0, 0));
+    program
 }
 
 #[cfg(test)]
@@ -363,9 +374,21 @@ mod tests {
         assert_eq!(socket(2, 6), ALLOW);
         assert_eq!(socket(16, 15), ERRNO | PROTONOSUPPORT);
         assert_eq!(socket(40, 0), ERRNO | AFNOSUPPORT);
-        let no_ip = no_ip_filter();
-        let socket = |family| verdict(&no_ip, THIS_ARCH, sys::nr::SOCKET as u32, [family, 1, 0, 0]);
-        assert_eq!((socket(1), socket(2), socket(10)), (ALLOW, ERRNO | 13, ERRNO | 13));
+    }
+
+    #[test]
+    fn without_namespaces_more_is_refused() {
+        for no_network in [false, true] {
+            let program = in_place_filter(no_network);
+            let call = |number: u32, first| verdict(&program, THIS_ARCH, number, [first, 1, 0, 0]);
+            let socket = |family| call(sys::nr::SOCKET as u32, family);
+            let reaching = if no_network { ERRNO | 13 } else { ALLOW };
+            assert_eq!((socket(1), socket(2), socket(10)), (reaching, reaching, reaching));
+            assert_eq!(socket(16), ALLOW);
+            let limit = |pid| call(here(PRLIMIT.0, PRLIMIT.1), pid);
+            assert_eq!((limit(0), limit(1), limit(4711)), (ALLOW, ERRNO | PERM, ERRNO | PERM));
+            assert_eq!(call(sys::nr::EXECVE as u32, 9), ALLOW);
+        }
     }
 
     #[test]

@@ -285,7 +285,7 @@ message! {
         writable: Vec<Bytes>,
         /// Below level 3: places that may be read and executed.
         readable: Vec<Bytes>,
-        /// Whether TCP is refused, below level 3 all of IP.
+        /// Whether TCP is refused, below level 3 all sockets that reach somebody.
         no_network: bool,
     }
 }
