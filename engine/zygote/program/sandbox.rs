@@ -245,7 +245,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
         );
         if signaled && sys::drain_signals(&watch.signals, sys::SIGTERM) {
             // From outside, as those inside cannot: somebody wants the program to end.
-            terminate(watch.program);
+            terminate(watch.program, namespaced);
         }
         let mut event = None;
         let left = loop {
@@ -280,7 +280,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
         if asked {
             match sys::receive(control, false) {
                 Ok(Some((order, _))) => match Order::from_bytes(&order) {
-                    Some(Order::Terminate) => terminate(watch.program),
+                    Some(Order::Terminate) => terminate(watch.program, namespaced),
                     Some(Order::Kill) => killing = true,
                     Some(Order::List) => {
                         let event = Event::Living { processes: living(watch.program, namespaced) };
@@ -298,7 +298,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
                 // The kernel takes all others along.
                 sys::exit(1);
             }
-            kill_children();
+            everybody(namespaced).iter().for_each(|one| one.signal(sys::SIGKILL));
         }
     }
 }
@@ -314,46 +314,83 @@ fn keep_only(control: &OwnedFd, signals: &OwnedFd) {
     let _ = sys::close_from(high + 1);
 }
 
-/// Asks the program, its group and everything else in here to end.
-fn terminate(program: i32) {
+/// Asks the program and everything else in here to end.
+fn terminate(program: i32, namespaced: bool) {
+    let everybody = everybody(namespaced);
     for signal in [sys::SIGTERM, sys::SIGCONT] {
-        // They may all be dead.
-        let _ = sys::kill(-program, signal);
-        for (pid, (group, _)) in living(program, true) {
-            if group != program {
-                let _ = sys::kill(pid, signal);
+        if namespaced {
+            // In one go, so that none of them sees another end first. They may all be dead.
+            let _ = sys::kill(-program, signal);
+        }
+        for one in &everybody {
+            if !namespaced || one.group != program {
+                one.signal(signal);
             }
         }
     }
 }
 
-/// SIGKILL to our children, as long as there are any: theirs come to us then.
-fn kill_children() {
-    let children =
-        fs::read_to_string(format!("/proc/self/task/{}/children", sys::getpid())).unwrap_or_default();
-    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        let _ = sys::kill(pid, sys::SIGKILL);
+/// A process of the sandbox besides us.
+struct Inmate {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    /// In ticks since boot. With the process id, it names a process for good.
+    started: u64,
+}
+
+impl Inmate {
+    /// `None`: there is none, or it is dead.
+    fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may contain anything.
+        let after = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X" | "x") {
+            return None;
+        }
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        // The 22nd of all.
+        Some(Self { pid, parent, group, started: fields.nth(16)?.parse().ok()? })
+    }
+
+    fn signal(&self, signal: i32) {
+        // Its process id may be another's by now; what the descriptor stands for stays the same.
+        if let Ok(process) = sys::pidfd_open(self.pid)
+            && Self::of(self.pid).is_some_and(|now| now.started == self.started)
+        {
+            // It may have died since.
+            let _ = sys::pidfd_send_signal(process, signal);
+        }
     }
 }
 
-/// Who is alive besides us: process id, group, command line. At most so many that they fit into a message.
-fn living(_program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 256;
-    if !namespaced {
-        return Vec::new();
-    }
+/// Who is alive besides us. With a process id namespace, that is whoever can be seen. Without one, all processes of the
+/// machine can be, and ours are those that descend from us; orphans among them are our children.
+fn everybody(namespaced: bool) -> Vec<Inmate> {
     let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| *pid != 1)
-        .filter_map(|pid| {
-            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-            // After the name, which may contain anything: the state.
-            let after = stat.iter().rposition(|byte| *byte == b')')?;
-            let dead = matches!(stat.get(after + 2), Some(b'Z' | b'X' | b'x'));
-            (!dead).then(|| (pid, (sys::getpgid(pid).unwrap_or(0), command(pid))))
-        })
-        .take(MOST)
-        .collect()
+    let own = sys::getpid();
+    let mut found: Vec<Inmate> = pids.filter(|pid| *pid != own).filter_map(Inmate::of).collect();
+    if !namespaced {
+        let mut family = vec![own];
+        let mut known = 0;
+        while known < family.len() {
+            let parent = family[known];
+            known += 1;
+            family.extend(found.iter().filter(|one| one.parent == parent).map(|one| one.pid));
+        }
+        found.retain(|one| family.contains(&one.pid));
+    }
+    found
+}
+
+/// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
+/// message.
+fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
+    const MOST: usize = 256;
+    let group = |one: &Inmate| if one.group == program { 2 } else { one.group };
+    everybody(namespaced).iter().take(MOST).map(|one| (one.pid, (group(one), command(one.pid)))).collect()
 }
 
 /// The first 200 bytes of a command line.

@@ -61,7 +61,7 @@ macro_rules! numbers {
 }
 numbers! {
     SENDMSG = 46, 211; RECVMSG = 47, 212; SOCKETPAIR = 53, 199; SOCKET = 41, 198; BIND = 49, 200; CONNECT = 42, 203;
-    LISTEN = 50, 201; IOCTL = 16, 29; SETSID = 112, 157; GETPGID = 121, 155; KILL = 62, 129; WAIT4 = 61, 260;
+    LISTEN = 50, 201; IOCTL = 16, 29; SETSID = 112, 157; KILL = 62, 129; WAIT4 = 61, 260;
     EXECVE = 59, 221; PIVOT_ROOT = 155, 41; CAPSET = 126, 91; UMOUNT2 = 166, 39; MOUNT = 165, 40; SETNS = 308, 268;
     UNSHARE = 272, 97; PRCTL = 157, 167; PPOLL = 271, 73; SIGNALFD4 = 289, 74; RT_SIGPROCMASK = 14, 135;
     PRLIMIT64 = 302, 261; SETHOSTNAME = 170, 161; SECCOMP = 317, 277; SETRESUID = 117, 147; SETRESGID = 119, 149;
@@ -224,10 +224,6 @@ pub(crate) fn wait(pid: i32) -> Result<i32> {
 
 pub(crate) fn kill(pid: i32, signal: i32) -> Result<()> {
     call!(nr::KILL, pid, signal).map(drop)
-}
-
-pub(crate) fn getpgid(pid: i32) -> Result<i32> {
-    call!(nr::GETPGID, pid).map(|group| group as i32)
 }
 
 pub(crate) fn setsid() -> Result<()> {

@@ -357,7 +357,7 @@ kinds! {
         } = 2,
         /// The answer to [`Order::List`].
         Living {
-            /// Process id inside, process group, command line.
+            /// Process id as it sees it, process group (2: the program's own), command line.
             processes: Vec<(i32, (i32, Bytes))>,
         } = 3,
     }
