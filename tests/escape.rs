@@ -23,17 +23,6 @@ mod rig;
 #[path = "escape/scene.rs"]
 mod scene;
 
-/// A test of what only a sandbox can hold. The one place to say that there is none yet.
-macro_rules! sandboxed {
-    ($(#[$attribute:meta])* fn $name:ident() $body:block) => {
-        $(#[$attribute])*
-        #[test]
-        #[ignore = "needs the sandbox, which is not connected yet"]
-        fn $name() $body
-    };
-}
-use sandboxed;
-
 /// Says that a test was skipped, and why.
 #[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
 fn skip(why: &str) {

@@ -2,6 +2,8 @@
 //! crate alone, in anybody's workspace. Statically where there is a static libc, because a fork of a static program is
 //! cheaper; dynamically otherwise.
 
+#![expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through their environment")]
+
 use std::{
     env,
     path::{Path, PathBuf},

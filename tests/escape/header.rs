@@ -182,7 +182,7 @@ fn outcome(words: &str) -> Result<String, String> {
         None => matches!(words, "ok" | "timeout"),
         Some(("exit" | "signal", number)) => number.parse::<u8>().is_ok_and(|number| number > 0),
         Some(("limit", name)) => {
-            matches!(name, "memory" | "cpu" | "pids" | "file_size" | "output" | "syscall")
+            matches!(name, "memory" | "cpu" | "file_size" | "output" | "syscall")
         }
         Some(_) => false,
     };
@@ -288,6 +288,7 @@ fn everything_that_can_be_declared_is_read() {
             cpu_time: Some(Duration::from_secs(2)),
             file_size: Some(1024),
             open_files: Some(9),
+            ..ResourceLimits::default()
         },
         ro: vec![String::new()],
         rw: vec!["a".into()],

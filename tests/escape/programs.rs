@@ -4,13 +4,12 @@
 use std::{collections::BTreeSet, fs};
 
 use support::{Flavour, Mark, Watchdog, ready};
-use tool_engine::{Call, Engine};
+use tool_engine::{Call, Engine, Level};
 
 use super::{
     header::{Header, Need, Roles, ShownBy},
     judge::{judge, left},
-    rig::{contained, engine, uncontained, uncontained_engine},
-    sandboxed,
+    rig::{contained, engine_at, offered, uncontained},
     scene::{Scene, programs},
     skip,
 };
@@ -20,7 +19,11 @@ macro_rules! programs {
         const PROGRAMS: &[&str] = &[$($file),*];
 
         mod held {
-            $(super::sandboxed! { fn $name() { super::is_held($file); } })*
+            $(#[test] fn $name() { super::is_held($file, tool_engine::Level::Full); })*
+        }
+
+        mod held_by_the_least {
+            $(#[test] fn $name() { super::is_held_by_the_least($file); })*
         }
 
         mod shown {
@@ -63,6 +66,7 @@ programs! {
     kills_everything = "kills-everything.py",
     left_behind = "left-behind.py",
     limits_of_pid_1 = "limits-of-pid-1.py",
+    limits_of_the_parent = "limits-of-the-parent.py",
     looks_at_place = "looks-at-place.py",
     machine = "machine.py",
     memory_hog = "memory-hog.py",
@@ -125,19 +129,35 @@ pub(crate) fn header(file: &str) -> Header {
     Header::parse(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
+/// At the least level that it declares, where a machine has no more.
+fn is_held_by_the_least(file: &str) {
+    match header(file).level {
+        // There, `held` says the same.
+        Level::None | Level::Full => {}
+        level => is_held(file, level),
+    }
+}
+
 /// Contained, it ends as it declares, has reached nothing, and nothing of it is left.
-fn is_held(file: &str) {
+fn is_held(file: &str, highest: Level) {
     let header = header(file);
     if let Some(missing) = header.needs.iter().find(|need| !is_there(**need)) {
         return skip(&format!("{file} needs {missing:?}"));
     }
-    in_scene(engine, |scene, engine| async move {
-        let calls = |role: &str| contained(file, &header, role, &scene);
-        let mut faults = in_roles(&engine, &header, &scene, calls).await;
-        engine.shutdown(std::time::Duration::from_secs(5)).await;
-        faults.extend(left(&scene).await);
-        assert!(faults.is_empty(), "{file}: {}\n{}", faults.join("\n"), header.about);
-    });
+    let (offered, missing) = offered(highest);
+    if offered < header.level {
+        return skip(&format!("{file} needs {}, but there is {offered}: {missing}", header.level));
+    }
+    in_scene(
+        |scene| engine_at(highest, scene),
+        |scene, engine| async move {
+            let calls = |role: &str| contained(file, &header, role, &scene);
+            let mut faults = in_roles(&engine, &header, &scene, calls).await;
+            engine.shutdown(std::time::Duration::from_secs(5)).await;
+            faults.extend(left(&scene).await);
+            assert!(faults.is_empty(), "{file}: {}\n{}", faults.join("\n"), header.about);
+        },
+    );
 }
 
 /// Where nothing holds it, something is found wrong with it.
@@ -152,18 +172,23 @@ fn is_shown(file: &str) {
     if !nix::unistd::geteuid().is_root() {
         return skip(&format!("{file} shows what root can do"));
     }
-    in_scene(uncontained_engine, |scene, engine| async move {
-        let calls = |role: &str| uncontained(file, &header, role, &scene).expect("it is not shown by hand");
-        let mut faults = in_roles(&engine, &header, &scene, calls).await;
-        engine.shutdown(std::time::Duration::from_secs(5)).await;
-        faults.extend(left(&scene).await);
-        scene.clean_up();
-        assert!(!faults.is_empty(), "{file} does no harm where nothing holds it");
-        // That a program does not run at all shows nothing.
-        let broken = faults.iter().find(|fault| fault.contains("Traceback") || fault.contains("exit 127"));
-        assert!(broken.is_none(), "{file}: {broken:?}");
-        tell(&faults);
-    });
+    in_scene(
+        |scene| engine_at(Level::None, scene),
+        |scene, engine| async move {
+            let calls =
+                |role: &str| uncontained(file, &header, role, &scene).expect("it is not shown by hand");
+            let mut faults = in_roles(&engine, &header, &scene, calls).await;
+            engine.shutdown(std::time::Duration::from_secs(5)).await;
+            faults.extend(left(&scene).await);
+            scene.clean_up();
+            assert!(!faults.is_empty(), "{file} does no harm where nothing holds it");
+            // That a program does not run at all shows nothing.
+            let broken =
+                faults.iter().find(|fault| fault.contains("Traceback") || fault.contains("exit 127"));
+            assert!(broken.is_none(), "{file}: {broken:?}");
+            tell(&faults);
+        },
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "for whoever runs it by hand")]

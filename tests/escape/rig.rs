@@ -3,7 +3,10 @@
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tool_engine::{Call, Catalog, Engine, ErrorKind, Level, Limits, Network, Plan, Policy, Protocol, Target};
+use tool_engine::{
+    Call, Catalog, Engine, ErrorKind, Launcher as _, Level, Limits, Network, Plan, Policy, Protocol, Sandbox,
+    Target,
+};
 
 use super::{
     header::{Given, Header, ShownBy},
@@ -12,15 +15,11 @@ use super::{
 
 /// An engine that contains its calls as well as this machine can.
 pub(crate) fn engine(scene: &Scene) -> Engine {
-    build(scene)
+    engine_at(Level::Full, scene)
 }
 
-/// An engine that contains nothing.
-pub(crate) fn uncontained_engine(scene: &Scene) -> Engine {
-    build(scene)
-}
-
-fn build(scene: &Scene) -> Engine {
+/// An engine that contains its calls at this level, even where there is more.
+pub(crate) fn engine_at(highest: Level, scene: &Scene) -> Engine {
     // Whatever dies may take its time on a busy machine; what obeys no signal shall not take ours.
     let long = Some(Duration::from_secs(20));
     let limits = Limits {
@@ -31,8 +30,18 @@ fn build(scene: &Scene) -> Engine {
         stderr: Some(64 << 10),
         ..Limits::default()
     };
-    let builder = Engine::builder().temp_dir(scene.engine()).limits(limits).catalog(Plans);
+    let sandbox = Sandbox::builder().highest(highest).build();
+    let builder = Engine::builder().temp_dir(scene.engine()).limits(limits).catalog(Plans).launcher(sandbox);
     builder.build().expect("an engine can be built")
+}
+
+/// What this machine can do of that, and what keeps it from more.
+pub(crate) fn offered(highest: Level) -> (Level, String) {
+    let sandbox = Sandbox::builder().highest(highest).build();
+    let level = sandbox.level(&Policy::default());
+    let missing = sandbox.missing().into_iter().map(|missing| missing.what).collect::<Vec<_>>().join("; ");
+    sandbox.close();
+    (level, missing)
 }
 
 /// A call of the program in this role, contained as it declares.
@@ -103,7 +112,7 @@ fn plan(file: &str, header: &Header, role: &str, scene: &Scene) -> Plan {
         ro: header.ro.iter().map(place).chain([programs()]).collect(),
         rw: header.rw.iter().map(place).collect(),
         hide: header.hide.iter().map(place).collect(),
-        level: None,
+        ..Policy::default()
     };
     if header.given.contains(&Given::Gate) {
         plan.policy.ro.push(scene.gate());

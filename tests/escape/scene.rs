@@ -46,7 +46,8 @@ impl Scene {
     /// When the machine does not let us.
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let folder = TempDir::with_prefix("run-tool-escape-").expect("a temporary folder can be made");
+        // Not named as the engine's own are: programs look for those.
+        let folder = TempDir::with_prefix("escape-").expect("a temporary folder can be made");
         let path = folder.path();
         for inner in ["work/deep", "work/place", "outside", "gate", "leash", "engine"] {
             fs::create_dir_all(path.join(inner)).expect("a folder can be made");

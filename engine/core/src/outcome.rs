@@ -158,11 +158,11 @@ fn hit(exit: Exit, resources: &ResourceLimits, filtered: bool) -> Option<Limit> 
     }
     let used = exit.usage.cpu_user + exit.usage.cpu_system;
     match (exit.status, resources.cpu_time, resources.file_size) {
-        // The kernel sends it when the time is up; whoever sends it to himself has not used that much. It counts in
-        // ticks, and may be early by some.
-        (ExitStatus::Signal(SIGXCPU | SIGKILL), Some(time), _) if used + CPU_TICKS >= time => {
-            Some(Limit::Cpu { time })
-        }
+        // The kernel sends these when the time is up, and a second later; whoever sends one to himself has not used that
+        // much. For the first, the kernel counts in whole ticks, which on a busy machine comes to a good deal more than it
+        // tells afterwards.
+        (ExitStatus::Signal(SIGXCPU), Some(time), _) if used * 2 >= time => Some(Limit::Cpu { time }),
+        (ExitStatus::Signal(SIGKILL), Some(time), _) if used + CPU_TICKS >= time => Some(Limit::Cpu { time }),
         (ExitStatus::Signal(SIGXFSZ), _, Some(bytes)) => Some(Limit::FileSize { bytes }),
         (ExitStatus::Signal(SIGSYS), ..) if filtered => Some(Limit::Syscall),
         _ => None,

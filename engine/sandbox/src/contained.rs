@@ -4,6 +4,7 @@
 //! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
 
 mod kernel;
+mod names;
 mod offer;
 mod process;
 mod socket;
@@ -33,6 +34,7 @@ use rustix::{
 use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
 
 use self::{
+    names::Written,
     offer::Offer,
     process::Contained,
     view::{Mode, Place, View},
@@ -70,6 +72,7 @@ pub struct SandboxBuilder {
 struct Inner {
     settings: SandboxBuilder,
     state: Mutex<State>,
+    written: Written,
 }
 
 /// What there is once something was launched.
@@ -131,7 +134,7 @@ impl SandboxBuilder {
 
     /// The launcher. Nothing is tried out yet.
     pub fn build(self) -> Sandbox {
-        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default() }))
+        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default(), written: Written::default() }))
     }
 }
 
@@ -210,7 +213,7 @@ impl Inner {
         let offer = self.offer()?;
         let name = spec.program.to_string_lossy().into_owned();
         let program = program::find(&spec.program, &spec.env, spec.workdir.as_deref())?;
-        let view = View::of(&spec, &program)?;
+        let view = View::of(&spec, &program, &self.written)?;
         let user = offer.user.map(|(uid, gid)| spec.policy.user.map_or((uid, gid), |user| (user, user)));
         if spec.policy.user.is_some() && user.is_none() {
             return Err(LaunchError::new(
@@ -548,29 +551,30 @@ fn describe(
         });
     let (rlimits, pid_max, per_process) = limits(&spec.resources, offer, namespaced, in_cgroup);
     let places = |wanted: fn(&Mode) -> bool| {
-        view.places.iter().filter(move |(_, place)| wanted(&place.mode)).map(|(target, _)| bytes(target))
+        let places = view.places.iter().filter(move |(_, place)| wanted(&place.mode));
+        // Without a view of its own, places are where they are.
+        places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
     };
     let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
-    let mut writable: Vec<Bytes> = ["/tmp", "/dev", "/proc"].iter().map(bytes).chain(written).collect();
+    let mut writable: Vec<Bytes>;
     let mut readable = Vec::new();
     if namespaced {
-        writable.push(bytes(system::PRIVATE));
+        writable = ["/tmp", "/dev", "/proc", system::PRIVATE].iter().map(bytes).chain(written).collect();
     } else {
-        readable = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/nix/store", "/gnu/store"]
-            .iter()
-            .filter(|path| Path::new(path).exists())
-            .map(bytes)
-            .chain(places(|mode| *mode == Mode::ReadOnly))
-            .collect();
-        writable.extend(spec.private.iter().map(bytes));
+        writable = system::writable_in_place().iter().map(bytes).chain(written).collect();
+        writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
+        readable.extend(system::readable_in_place().iter().map(bytes));
+        readable.extend(places(|mode| *mode == Mode::ReadOnly));
     }
+    // What lies in there is memory.
+    let tmp_size = spec.resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
     let launch = Launch {
         program: bytes(if namespaced { &view.program } else { program }),
         args,
         env: env.collect(),
         workdir: bytes(&view.workdir),
         mounts,
-        tmp: (spec.resources.tmp_size.unwrap_or(TMP.0), spec.resources.tmp_files.unwrap_or(TMP.1)),
+        tmp: (spec.resources.tmp_size.unwrap_or(tmp_size), spec.resources.tmp_files.unwrap_or(TMP.1)),
         rlimits,
         pid_max,
         writable,
@@ -587,8 +591,9 @@ fn limits(
     namespaced: bool,
     in_cgroup: bool,
 ) -> (Vec<(u32, (u64, u64))>, u32, Vec<String>) {
-    /// The kernel does not go below.
-    const LEAST_PID_MAX: u32 = 301;
+    /// Once all have been used, the kernel does not hand out ids below this one again (RESERVED_PIDS). So there are as many
+    /// as are allowed; at the beginning, more.
+    const RESERVED_PIDS: u32 = 300;
     let mut per_process = Vec::new();
     // 1, not 0: with 0 a program that gets core dumps handed (`core_pattern` with a pipe) is still started.
     let mut limits = vec![(libc::RLIMIT_CORE, (1, 1))];
@@ -613,7 +618,7 @@ fn limits(
             per_process.push("memory".into());
         }
         if namespaced && offer.pid_max {
-            pid_max = resources.pids.unwrap_or(PIDS).max(LEAST_PID_MAX);
+            pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
         } else if resources.pids.is_some() {
             per_process.push("pids".into());
         }

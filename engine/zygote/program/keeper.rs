@@ -10,7 +10,6 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -132,7 +131,7 @@ fn clean_up(cgroups: &[Bytes], folder: Option<&Bytes>) {
         let path = Path::new(OsStr::from_bytes(&cgroup.0));
         while !remove_cgroups(path) && Instant::now() < until {
             // What is in there has been killed, and is about to be gone.
-            thread::sleep(Duration::from_millis(5));
+            sys::poll([], Some(5));
         }
     }
     if let Some(folder) = folder {

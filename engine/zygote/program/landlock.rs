@@ -101,13 +101,21 @@ impl Landlock {
         sys::landlock_ruleset(files, network, scopes, known)
     }
 
-    /// A ruleset under which only `readable` can be read and executed, and only `writable` also be written.
-    pub(crate) fn ruleset(self, readable: &[Bytes], writable: &[Bytes], no_tcp: bool) -> Steps<OwnedFd> {
+    /// A ruleset under which only `readable` can be read and executed, and only `writable` also be written. `own_view`: these
+    /// are paths in a view that nobody else changes. In the host's, a link where the engine saw none is not followed.
+    pub(crate) fn ruleset(
+        self,
+        readable: &[Bytes],
+        writable: &[Bytes],
+        no_tcp: bool,
+        own_view: bool,
+    ) -> Steps<OwnedFd> {
+        let open = if own_view { sys::open_path } else { sys::open_path_strictly };
         let all = all_files(self.abi);
         let ruleset = self.ruleset_with(all, no_tcp).at(Step::Landlock, b"")?;
         let allow = |place: &Bytes, access: u64| {
             let path = sys::cstring(&place.0).at(Step::Landlock, &place.0)?;
-            let fd = sys::open_path(&path).at(Step::Landlock, &place.0)?;
+            let fd = open(&path).at(Step::Landlock, &place.0)?;
             let fd = File::from(fd);
             let is_folder = fd.metadata().map_err(Errno::from).at(Step::Landlock, &place.0)?.is_dir();
             let access = if is_folder { access } else { access & OF_FILE };

@@ -86,7 +86,7 @@ struct Birth<'a> {
     joins: &'a [OwnedFd],
     rlimits: &'a [(u32, (u64, u64))],
     ruleset: Option<OwnedFd>,
-    no_ip: Option<Vec<sys::Instruction>>,
+    more_filter: Option<Vec<sys::Instruction>>,
     namespaced: bool,
     failed: Option<(Step, Errno)>,
 }
@@ -105,7 +105,7 @@ fn start(mut seed: Seed) -> Steps<Watch> {
     sys::set_dumpable(false).at(Step::Watch, b"")?;
     let ruleset = if seed.landlock.abi > 0 && seed.landlock.files {
         let readable = if namespaced { &[Bytes(b"/".to_vec())][..] } else { &launch.readable };
-        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network)?)
+        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network, namespaced)?)
     } else {
         None
     };
@@ -124,7 +124,7 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         joins: &seed.joins,
         rlimits: &launch.rlimits,
         ruleset,
-        no_ip: (!namespaced && launch.no_network).then(crate::seccomp::no_ip_filter),
+        more_filter: (!namespaced).then(|| crate::seccomp::in_place_filter(launch.no_network)),
         namespaced,
         failed: None,
     };
@@ -226,7 +226,7 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if let Some(ruleset) = &birth.ruleset {
         sys::landlock_restrict(ruleset).map_err(step(Step::Landlock))?;
     }
-    if let Some(filter) = &birth.no_ip {
+    if let Some(filter) = &birth.more_filter {
         sys::install_filter(filter).map_err(step(Step::Seccomp))?;
     }
     sys::send(birth.control, &birth.born, &[]).map_err(step(Step::Watch))?;
@@ -250,7 +250,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
         );
         if signaled && sys::drain_signals(&watch.signals, sys::SIGTERM) {
             // From outside, as those inside cannot: somebody wants the program to end.
-            terminate(watch.program);
+            terminate(watch.program, namespaced);
         }
         let mut event = None;
         let left = loop {
@@ -285,7 +285,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
         if asked {
             match sys::receive(control, false) {
                 Ok(Some((order, _))) => match Order::from_bytes(&order) {
-                    Some(Order::Terminate) => terminate(watch.program),
+                    Some(Order::Terminate) => terminate(watch.program, namespaced),
                     Some(Order::Kill) => killing = true,
                     // That it has ended was said just above.
                     Some(Order::Ask) if ended => {}
@@ -308,7 +308,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
                 // The kernel takes all others along.
                 sys::exit(1);
             }
-            kill_children();
+            everybody(namespaced).iter().for_each(|one| one.signal(sys::SIGKILL));
         }
     }
 }
@@ -324,50 +324,92 @@ fn keep_only(control: &OwnedFd, signals: &OwnedFd) {
     let _ = sys::close_from(high + 1);
 }
 
-/// Asks the program, its group and everything else in here to end.
-fn terminate(program: i32) {
+/// Asks the program and everything else in here to end.
+fn terminate(program: i32, namespaced: bool) {
+    let everybody = everybody(namespaced);
     for signal in [sys::SIGTERM, sys::SIGCONT] {
-        // They may all be dead.
-        let _ = sys::kill(-program, signal);
-        for (pid, (group, _)) in living(program, true) {
-            if group != program {
-                let _ = sys::kill(pid, signal);
+        if namespaced {
+            // In one go, so that none of them sees another end first. They may all be dead.
+            let _ = sys::kill(-program, signal);
+        }
+        for one in &everybody {
+            if !namespaced || one.group != program {
+                one.signal(signal);
             }
         }
     }
 }
 
-/// SIGKILL to our children, as long as there are any: theirs come to us then.
-fn kill_children() {
-    let children =
-        fs::read_to_string(format!("/proc/self/task/{}/children", sys::getpid())).unwrap_or_default();
-    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        let _ = sys::kill(pid, sys::SIGKILL);
+/// A process of the sandbox besides us.
+struct Inmate {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    /// On its way out by itself: not left behind.
+    exiting: bool,
+    /// In ticks since boot. With the process id, it names a process for good.
+    started: u64,
+}
+
+impl Inmate {
+    /// `None`: there is none, or it is dead.
+    fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may contain anything.
+        let after = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
+        if matches!(fields.next()?, "Z" | "X" | "x") {
+            return None;
+        }
+        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        const EXITING: u32 = 4;
+        // The 9th and the 22nd of all (proc_pid_stat(5)).
+        let flags: u32 = fields.nth(3)?.parse().ok()?;
+        let started = fields.nth(12)?.parse().ok()?;
+        Some(Self { pid, parent, group, exiting: flags & EXITING != 0, started })
+    }
+
+    fn signal(&self, signal: i32) {
+        // Its process id may be another's by now; what the descriptor stands for stays the same.
+        if let Ok(process) = sys::pidfd_open(self.pid)
+            && Self::of(self.pid).is_some_and(|now| now.started == self.started)
+        {
+            // It may have died since.
+            let _ = sys::pidfd_send_signal(process, signal);
+        }
     }
 }
 
-/// Who is alive besides us: process id, group, command line. At most so many that they fit into a message.
-fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 100;
-    const EXITING: u32 = 4;
-    if !namespaced {
-        return Vec::new();
-    }
+/// Who is alive besides us. With a process id namespace, that is whoever can be seen. Without one, all processes of the
+/// machine can be, and ours are those that descend from us; orphans among them are our children.
+fn everybody(namespaced: bool) -> Vec<Inmate> {
     let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| *pid != 1 && *pid != program)
-        .filter_map(|pid| {
-            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-            // After the name, which may contain anything: the state.
-            let after = stat.iter().rposition(|byte| *byte == b')')?;
-            let mut fields = stat.get(after + 2..)?.split(|byte| *byte == b' ');
-            let dead = matches!(fields.next(), Some(b"Z" | b"X" | b"x"));
-            // Flags are the seventh field from the state on (proc_pid_stat(5)). Who is on the way out is not left behind.
-            let flags: u32 = std::str::from_utf8(fields.nth(5)?).ok()?.parse().ok()?;
-            (!dead && flags & EXITING == 0).then(|| (pid, (sys::getpgid(pid).unwrap_or(0), command(pid))))
-        })
+    let own = sys::getpid();
+    let mut found: Vec<Inmate> = pids.filter(|pid| *pid != own).filter_map(Inmate::of).collect();
+    if !namespaced {
+        let mut family = vec![own];
+        let mut known = 0;
+        while known < family.len() {
+            let parent = family[known];
+            known += 1;
+            family.extend(found.iter().filter(|one| one.parent == parent).map(|one| one.pid));
+        }
+        found.retain(|one| family.contains(&one.pid));
+    }
+    found
+}
+
+/// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
+/// message.
+fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
+    const MOST: usize = 100;
+    let group = |one: &Inmate| if one.group == program { 2 } else { one.group };
+    everybody(namespaced)
+        .iter()
+        .filter(|one| one.pid != program && !one.exiting)
         .take(MOST)
-        .collect()
+        .map(|one| (one.pid, (group(one), command(one.pid)))).collect()
 }
 
 /// The beginning of a command line: more than is shown of it, so that it can be told that there is more.

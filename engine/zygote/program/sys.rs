@@ -61,7 +61,7 @@ macro_rules! numbers {
 }
 numbers! {
     SENDMSG = 46, 211; RECVMSG = 47, 212; SOCKETPAIR = 53, 199; SOCKET = 41, 198; BIND = 49, 200; CONNECT = 42, 203;
-    LISTEN = 50, 201; IOCTL = 16, 29; SETSID = 112, 157; GETPGID = 121, 155; KILL = 62, 129; WAIT4 = 61, 260;
+    LISTEN = 50, 201; IOCTL = 16, 29; SETSID = 112, 157; KILL = 62, 129; WAIT4 = 61, 260;
     EXECVE = 59, 221; PIVOT_ROOT = 155, 41; CAPSET = 126, 91; UMOUNT2 = 166, 39; MOUNT = 165, 40; SETNS = 308, 268;
     UNSHARE = 272, 97; PRCTL = 157, 167; PPOLL = 271, 73; SIGNALFD4 = 289, 74; RT_SIGPROCMASK = 14, 135;
     PRLIMIT64 = 302, 261; SETHOSTNAME = 170, 161; SECCOMP = 317, 277; SETRESUID = 117, 147; SETRESGID = 119, 149;
@@ -79,7 +79,6 @@ mod new {
     pub(crate) const PIDFD_OPEN: i64 = 434;
     pub(crate) const CLONE3: i64 = 435;
     pub(crate) const CLOSE_RANGE: i64 = 436;
-    pub(crate) const OPENAT2: i64 = 437;
     pub(crate) const MOUNT_SETATTR: i64 = 442;
     pub(crate) const LANDLOCK_CREATE_RULESET: i64 = 444;
     pub(crate) const LANDLOCK_ADD_RULE: i64 = 445;
@@ -227,10 +226,6 @@ pub(crate) fn kill(pid: i32, signal: i32) -> Result<()> {
     call!(nr::KILL, pid, signal).map(drop)
 }
 
-pub(crate) fn getpgid(pid: i32) -> Result<i32> {
-    call!(nr::GETPGID, pid).map(|group| group as i32)
-}
-
 pub(crate) fn setsid() -> Result<()> {
     call!(nr::SETSID).map(drop)
 }
@@ -341,12 +336,23 @@ pub(crate) fn open_path(path: &CStr) -> Result<OwnedFd> {
     call!(nr::OPENAT, AT_FDCWD, path.as_ptr(), O_PATH as c_long | O_CLOEXEC, 0).map(owned)
 }
 
-/// A handle to what is there, if no symbolic link is on the way (openat2(2)).
+/// A handle to what is at this absolute path, if no symbolic link is on the way; if one is at its end, a handle to the link.
+/// Step by step, as the filter refuses openat2(2).
 pub(crate) fn open_path_strictly(path: &CStr) -> Result<OwnedFd> {
-    const NO_MAGICLINKS: u64 = 2;
-    const NO_SYMLINKS: u64 = 4;
-    let how: [u64; 3] = [O_PATH | O_CLOEXEC as u64, 0, NO_SYMLINKS | NO_MAGICLINKS];
-    call!(new::OPENAT2, AT_FDCWD, path.as_ptr(), how.as_ptr(), size_of_val(&how)).map(owned)
+    const DIRECTORY: c_long = if cfg!(target_arch = "x86_64") { 0o200000 } else { 0o40000 };
+    const NOFOLLOW: c_long = if cfg!(target_arch = "x86_64") { 0o400000 } else { 0o100000 };
+    let open = |folder: RawFd, name: &CStr, flags: c_long| {
+        let flags = O_PATH as c_long | O_CLOEXEC | NOFOLLOW | flags;
+        call!(nr::OPENAT, folder, name.as_ptr(), flags, 0).map(owned)
+    };
+    let mut at = open(AT_FDCWD, c"/", DIRECTORY)?;
+    let mut names = path.to_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
+    while let Some(name) = names.next() {
+        // A link, opened without following it, is no folder.
+        let folder = if names.peek().is_some() { DIRECTORY } else { 0 };
+        at = open(at.as_raw_fd(), &cstring(name)?, folder)?;
+    }
+    Ok(at)
 }
 
 pub(crate) fn mkdir_at(folder: impl AsFd, name: &CStr, mode: u32) -> Result<()> {
@@ -724,13 +730,14 @@ pub(crate) fn close_on_exec_from(first: RawFd) -> Result<()> {
 /// Empties a signalfd. Whether `wanted` was among them, sent from outside of our process id namespace.
 pub(crate) fn drain_signals(signals: impl AsFd, wanted: i32) -> bool {
     const NUMBER: i64 = if cfg!(target_arch = "x86_64") { 0 } else { 63 };
-    // struct signalfd_siginfo: 128 bytes; the signal comes first, the sender's process id at 12 (0: unknown in here).
+    // struct signalfd_siginfo: 128 bytes; the signal comes first, at 8 how it was sent, at 12 the sender's process id (0:
+    // unknown in here). What was sent by kill(2) (SI_USER, 0) has a true sender; rt_sigqueueinfo(2) believes what it is told.
     let mut info = [0u32; 32];
     let mut seen = false;
     while call!(NUMBER, signals.as_fd().as_raw_fd(), info.as_mut_ptr(), size_of_val(&info))
         .is_ok_and(|read| read > 0)
     {
-        seen |= info[0] == wanted as u32 && info[3] == 0;
+        seen |= info[0] == wanted as u32 && info[2] == 0 && info[3] == 0;
     }
     seen
 }

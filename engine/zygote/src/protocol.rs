@@ -285,7 +285,7 @@ message! {
         writable: Vec<Bytes>,
         /// Below level 3: places that may be read and executed.
         readable: Vec<Bytes>,
-        /// Whether TCP is refused, below level 3 all of IP.
+        /// Whether TCP is refused, below level 3 all sockets that reach somebody.
         no_network: bool,
     }
 }
@@ -361,7 +361,7 @@ kinds! {
         Running = 5,
         /// The answer to [`Order::List`].
         Living {
-            /// Process id inside, process group, command line.
+            /// Process id as it sees it, process group (2: the program's own), command line.
             processes: Vec<(i32, (i32, Bytes))>,
         } = 3,
     }

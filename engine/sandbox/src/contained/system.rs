@@ -2,8 +2,12 @@
 
 use std::{
     fs,
-    os::unix::{ffi::OsStrExt, fs::FileTypeExt},
-    path::Path,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use tool_zygote::protocol::{Bytes, Entry};
@@ -135,6 +139,43 @@ pub(super) fn entries(inside: (u32, u32)) -> Vec<Entry> {
         link("/dev/stderr", "/proc/self/fd/2"),
     ]);
     entries
+}
+
+/// What of the host is readable below level 3, where it is seen in place. Looked up once.
+pub(super) fn readable_in_place() -> &'static [PathBuf] {
+    static PLACES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+        /// Keys lie beside what everybody may read, and the tool may be root, if without power.
+        const MIXED: [&str; 2] = ["/etc/ssl", "/etc/pki"];
+        let public = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.mode() & 0o004 != 0);
+        let inner = MIXED.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let inner = inner.map(|entry| entry.path()).filter(public);
+        let folders =
+            SYSTEM_FOLDERS.iter().chain(ETC_FOLDERS.iter().filter(|folder| !MIXED.contains(folder)));
+        let own = [
+            "/etc/passwd",
+            "/etc/group",
+            "/etc/hostname",
+            "/etc/hosts",
+            "/etc/nsswitch.conf",
+            "/etc/localtime",
+        ];
+        // The host's, as everything here is: it tells command lines, and of others than the call's processes no more.
+        let files = ETC_FILES.iter().chain(&own).chain(&["/proc"]);
+        let paths = folders.chain(files).map(PathBuf::from).chain(inner);
+        // What is not there need not be readable.
+        paths.filter_map(|path| fs::canonicalize(path).ok()).collect()
+    });
+    &PLACES
+}
+
+/// What of the host is writable below level 3 whatever the policy says. `/proc` is not: root may write there without any
+/// power, and what it writes is for the whole machine. Looked up once.
+pub(super) fn writable_in_place() -> &'static [PathBuf] {
+    static PLACES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+        let paths = DEVICES.iter().chain(&["/tmp", "/dev/shm"]);
+        paths.filter_map(|path| fs::canonicalize(path).ok()).collect()
+    });
+    &PLACES
 }
 
 /// Where the private folder of a call is shown.

@@ -11,7 +11,10 @@ use std::{
 
 use nix::unistd::{Uid, User};
 
-use super::system;
+use super::{
+    names::{Written, without_dots},
+    system,
+};
 use crate::{
     launch::{LaunchError, LaunchSpec, LaunchStep},
     policy::Network,
@@ -80,25 +83,27 @@ fn refuse(path: &Path, why: &str, hint: &str) -> LaunchError {
 
 impl View {
     /// `program` is absolute.
-    pub(super) fn of(spec: &LaunchSpec, program: &Path) -> Result<Self, LaunchError> {
+    pub(super) fn of(spec: &LaunchSpec, program: &Path, written: &Written) -> Result<Self, LaunchError> {
         let policy = &spec.policy;
         let mut view = View { places: BTreeMap::new(), program: PathBuf::new(), workdir: PathBuf::new() };
-        for path in &policy.ro {
-            view.name(path, Mode::ReadOnly)?;
-        }
+        // First, as they say which links are not followed.
         for path in &policy.rw {
-            view.name(path, Mode::ReadWrite)?;
+            let source = view.name(path, Mode::ReadWrite, written)?;
+            written.note(&source);
+        }
+        for path in &policy.ro {
+            view.name(path, Mode::ReadOnly, written)?;
         }
         for path in &policy.hide {
-            view.name(path, Mode::Hidden)?;
+            view.name(path, Mode::Hidden, written)?;
         }
         for tmpfs in &policy.tmpfs {
             view.name_tmpfs(&tmpfs.path, tmpfs.size)?;
         }
         view.protect();
-        view.enter(spec.workdir.as_deref())?;
+        view.enter(spec.workdir.as_deref(), written)?;
         for path in &spec.shows {
-            view.show(path)?;
+            view.show(path, written)?;
         }
         view.program = view.show_program(program)?;
         if policy.network == Some(Network::Host) {
@@ -113,19 +118,14 @@ impl View {
         Ok(view)
     }
 
-    /// A place that the policy names.
-    fn name(&mut self, path: &Path, mode: Mode) -> Result<(), LaunchError> {
+    /// A place that the policy names. Returns where it is.
+    fn name(&mut self, path: &Path, mode: Mode, written: &Written) -> Result<PathBuf, LaunchError> {
         if !path.is_absolute() {
             return Err(refuse(path, "the path is relative", "name it from the root on"));
         }
-        let source = fs::canonicalize(path).map_err(|error| unreadable(path, error))?;
-        if ["/proc", "/sys", "/dev"].iter().any(|folder| source.starts_with(folder)) {
-            return Err(refuse(
-                path,
-                "it belongs to the kernel, of which a sandbox has its own view",
-                "leave it out; at level none (`--level none`) a tool sees the host's",
-            ));
-        }
+        refuse_the_kernels(path, path)?;
+        let source = written.resolve(path).map_err(|error| unreadable(path, error))?;
+        refuse_the_kernels(path, &source)?;
         let place = Place::of(&source, mode, true).map_err(|error| unreadable(path, error))?;
         // At its own place, and where it was said to be, if a link leads there.
         let lexical = without_dots(path);
@@ -139,8 +139,8 @@ impl View {
         if lexical != source && !system::shows(&lexical) {
             self.places.insert(lexical, place.clone());
         }
-        self.places.insert(source, place);
-        Ok(())
+        self.places.insert(source.clone(), place);
+        Ok(source)
     }
 
     fn name_tmpfs(&mut self, path: &Path, size: Option<u64>) -> Result<(), LaunchError> {
@@ -188,14 +188,16 @@ impl View {
     }
 
     /// Shows the working folder, read-only if the policy does not say otherwise.
-    fn enter(&mut self, workdir: Option<&Path>) -> Result<(), LaunchError> {
+    fn enter(&mut self, workdir: Option<&Path>, written: &Written) -> Result<(), LaunchError> {
         let failed =
             |path: &Path, error| LaunchError::new(LaunchStep::Workdir, path.display().to_string(), error);
         let folder = match workdir {
             Some(folder) => folder.to_owned(),
             None => std::env::current_dir().map_err(|error| failed(Path::new("."), error))?,
         };
-        let source = fs::canonicalize(&folder).map_err(|error| failed(&folder, error))?;
+        refuse_the_kernels(&folder, &folder)?;
+        let source = written.resolve(&folder).map_err(|error| failed(&folder, error))?;
+        refuse_the_kernels(&folder, &source)?;
         if !fs::metadata(&source).map_err(|error| failed(&folder, error))?.is_dir() {
             return Err(failed(&folder, io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
@@ -220,8 +222,8 @@ impl View {
     }
 
     /// Shows something that the call needs, read-only.
-    fn show(&mut self, path: &Path) -> Result<(), LaunchError> {
-        let source = fs::canonicalize(path).map_err(|error| unreadable(path, error))?;
+    fn show(&mut self, path: &Path, written: &Written) -> Result<(), LaunchError> {
+        let source = written.resolve(path).map_err(|error| unreadable(path, error))?;
         self.show_at(path, &source).map_err(|error| unreadable(path, error))?;
         self.show_at(&source, &source).map_err(|error| unreadable(path, error))
     }
@@ -316,6 +318,20 @@ impl Place {
     }
 }
 
+/// What is in the kernel's folders is the asking process's own, or all the machine's (`/proc/self/fd/7`: whatever lies behind
+/// that descriptor).
+fn refuse_the_kernels(named: &Path, path: &Path) -> Result<(), LaunchError> {
+    let kernels = ["/proc", "/sys", "/dev"].iter().any(|folder| path.starts_with(folder));
+    if !kernels || path.starts_with("/dev/shm") {
+        return Ok(());
+    }
+    Err(refuse(
+        named,
+        "it belongs to the kernel, of which a sandbox has its own view",
+        "leave it out; at level none (`--level none`) a tool sees the host's",
+    ))
+}
+
 fn contradiction(path: &Path, one: Mode, other: Mode) -> LaunchError {
     let word = |mode| match mode {
         Mode::ReadOnly => "ro",
@@ -337,21 +353,6 @@ fn unreadable(path: &Path, error: io::Error) -> LaunchError {
         _ => "look at what is there",
     };
     LaunchError::new(LaunchStep::Policy, path.display().to_string(), error).hint(hint)
-}
-
-/// The path without `.` and `..`, as it is written: links are not looked at.
-fn without_dots(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => clean.push(name),
-            std::path::Component::ParentDir => {
-                clean.pop();
-            }
-            _ => {}
-        }
-    }
-    clean
 }
 
 /// The path with all links but the last part's followed: what a program is called may matter to it (`sys.prefix`).
@@ -411,7 +412,7 @@ mod tests {
     }
 
     fn view(policy: Policy, workdir: &Path) -> Result<Vec<(PathBuf, Mode)>, String> {
-        View::of(&spec(policy, workdir), Path::new("/bin/true"))
+        View::of(&spec(policy, workdir), Path::new("/bin/true"), &Written::default())
             .map(|view| view.places.into_iter().map(|(target, place)| (target, place.mode)).collect())
             .map_err(|error| format!("{error} | {}", error.hint.clone().unwrap_or_default()))
     }
@@ -482,6 +483,11 @@ mod tests {
         assert!(refused(ro("relative")).contains("relative"));
         assert!(refused(ro("/nonexistent/x")).contains("/nonexistent/x"));
         assert!(refused(ro("/proc/1")).contains("kernel"));
+        // The first leads out of it, to wherever we are.
+        for own in ["/proc/self/cwd", "/proc/self/fd", "/dev/fd", "/sys"] {
+            assert!(refused(ro(own)).contains("kernel"), "{own}");
+            assert!(view(Policy::default(), Path::new(own)).unwrap_err().contains("kernel"), "{own}");
+        }
         let both = Policy { hide: vec!["/var".into()], ..ro("/var") };
         assert!(refused(both).contains("contradicts"));
     }
