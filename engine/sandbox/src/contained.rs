@@ -32,6 +32,7 @@ use rustix::{
 };
 use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
 
+pub(crate) use self::view::PROTECTED;
 use self::{
     offer::Offer,
     process::Contained,

@@ -50,7 +50,7 @@ pub(super) struct View {
 }
 
 /// What is read-only in a writable folder: by these, what a tool writes would be executed later, by somebody else.
-const PROTECTED: [&str; 17] = [
+pub(crate) const PROTECTED: [&str; 17] = [
     ".git/hooks",
     ".git/config",
     ".bashrc",
@@ -95,7 +95,7 @@ impl View {
         for tmpfs in &policy.tmpfs {
             view.name_tmpfs(&tmpfs.path, tmpfs.size)?;
         }
-        view.protect();
+        view.protect(&policy.protect);
         view.enter(spec.workdir.as_deref())?;
         for path in &spec.shows {
             view.show(path)?;
@@ -164,8 +164,11 @@ impl View {
         Ok(())
     }
 
-    /// Takes what is dangerous to write out of the writable folders, unless the policy names it.
-    fn protect(&mut self) {
+    /// Takes what is dangerous to write out of the writable folders, and what the policy protects, unless it names it.
+    fn protect(&mut self, protected: &[PathBuf]) {
+        // By their own names: a link to one is protected where it leads.
+        let protected: Vec<PathBuf> =
+            protected.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
         let writable: Vec<(PathBuf, PathBuf)> = self
             .places
             .iter()
@@ -180,6 +183,17 @@ impl View {
                 if !is_link
                     && !self.places.contains_key(&seen)
                     && let Ok(place) = Place::of(&inner, Mode::ReadOnly, true)
+                {
+                    self.places.insert(seen, place);
+                }
+            }
+            for path in &protected {
+                let Ok(inner) = path.strip_prefix(&source) else { continue };
+                let seen = target.join(inner);
+                // One that is itself what may be written is named.
+                if !inner.as_os_str().is_empty()
+                    && !self.places.contains_key(&seen)
+                    && let Ok(place) = Place::of(path, Mode::ReadOnly, true)
                 {
                     self.places.insert(seen, place);
                 }
@@ -462,6 +476,29 @@ mod tests {
         assert_eq!(view(policy, &path).unwrap(), expected);
         let twice = Policy { ro: vec![path.clone(), path.join("a"), path.join("a/.")], ..Policy::default() };
         assert_eq!(view(twice, &path).unwrap(), [(path, Mode::ReadOnly)]);
+    }
+
+    #[test]
+    fn what_the_policy_protects_is_read_only_unless_it_is_named() {
+        let folder = folder();
+        let path = folder.path().canonicalize().unwrap();
+        fs::create_dir(path.join("more")).unwrap();
+        for file in ["my.toml", "more/inner.toml", "named.toml"] {
+            fs::write(path.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("my.toml", path.join("link.toml")).unwrap();
+        let protect = ["link.toml", "my.toml", "more/inner.toml", "named.toml", "gone.toml"];
+        let policy = Policy {
+            rw: vec![path.clone(), path.join("named.toml")],
+            protect: protect.iter().map(|file| path.join(file)).chain(["/usr/bin/env".into()]).collect(),
+            ..Policy::default()
+        };
+        let expected = [
+            (path.clone(), Mode::ReadWrite),
+            (path.join("more/inner.toml"), Mode::ReadOnly),
+            (path.join("my.toml"), Mode::ReadOnly),
+        ];
+        assert_eq!(view(policy, &path).unwrap(), expected);
     }
 
     #[test]
