@@ -288,6 +288,7 @@ fn everything_that_can_be_declared_is_read() {
             cpu_time: Some(Duration::from_secs(2)),
             file_size: Some(1024),
             open_files: Some(9),
+            ..ResourceLimits::default()
         },
         ro: vec![String::new()],
         rw: vec!["a".into()],

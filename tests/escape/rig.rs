@@ -103,7 +103,7 @@ fn plan(file: &str, header: &Header, role: &str, scene: &Scene) -> Plan {
         ro: header.ro.iter().map(place).chain([programs()]).collect(),
         rw: header.rw.iter().map(place).collect(),
         hide: header.hide.iter().map(place).collect(),
-        level: None,
+        ..Policy::default()
     };
     if header.given.contains(&Given::Gate) {
         plan.policy.ro.push(scene.gate());
