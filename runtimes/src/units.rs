@@ -128,8 +128,11 @@ pub fn show_tmpfs(tmpfs: &Tmpfs) -> String {
     let path = tmpfs.path.display();
     match tmpfs.size {
         Some(bytes) => format!("{path}:{bytes}"),
-        None if tmpfs.path.to_string_lossy().contains(':') => format!("{path}/"),
-        None => path.to_string(),
+        None => {
+            let text = path.to_string();
+            let is_clear = !text.contains(':') || text.ends_with('/');
+            if is_clear { text } else { text + "/" }
+        }
     }
 }
 
