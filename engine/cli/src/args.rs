@@ -41,6 +41,10 @@ pub(crate) enum Manage {
     Check(Check),
     /// Make a new tool in the current folder: its file, its entry in tools.toml, and a call to try it
     New(New),
+    /// Say what this machine can enforce, what is missing for more, and which runtimes there are
+    ///
+    /// Everything is tried out. Exit code 0: level 3 or 4, which is what calls need unless they accept less.
+    Doctor(Doctor),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -109,6 +113,25 @@ pub(crate) struct Check {
     /// The manifest [default: tools.toml in the current folder or above it]
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Examine as if the machine offered no more than this level
+    #[arg(long, value_name = "N|none", value_parser = units::parse_level)]
+    pub(crate) level: Option<Level>,
+
+    /// The user that tools are to run as, by number; only root can choose [default: 65519]
+    #[arg(long, value_name = "UID", value_parser = values::user)]
+    pub(crate) user: Option<u32>,
+
+    /// A cgroup (version 2) that was delegated to us [default: found]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -317,7 +317,7 @@ impl View {
 }
 
 impl Place {
-    fn of(source: &Path, mode: Mode, named: bool) -> io::Result<Self> {
+    pub(super) fn of(source: &Path, mode: Mode, named: bool) -> io::Result<Self> {
         let found = fs::metadata(source)?;
         Ok(Self {
             source: source.to_owned(),
@@ -389,7 +389,7 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 
 /// Whether a sandbox has its own of this anyway.
 fn is_own_already(path: &Path) -> bool {
-    path == Path::new("/tmp") || path == Path::new("/dev/shm")
+    ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| path == Path::new(own))
 }
 
 /// Whether showing this would show more than anybody means to: the root, or somebody's home.
@@ -440,7 +440,9 @@ mod tests {
         let folder = folder();
         let path = folder.path().canonicalize().unwrap();
         assert_eq!(view(Policy::default(), &path).unwrap(), [(path.clone(), Mode::ReadOnly)]);
-        assert_eq!(view(Policy::default(), Path::new("/usr/share")).unwrap(), []);
+        for own in ["/usr/share", "/tmp", "/var/tmp"] {
+            assert_eq!(view(Policy::default(), Path::new(own)).unwrap(), [], "{own}");
+        }
         for home in ["/", "/root", "/home"] {
             let refused = view(Policy::default(), Path::new(home));
             assert!(
