@@ -409,7 +409,8 @@ fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
         .iter()
         .filter(|one| one.pid != program && !one.exiting)
         .take(MOST)
-        .map(|one| (one.pid, (group(one), command(one.pid)))).collect()
+        .map(|one| (one.pid, (group(one), command(one.pid))))
+        .collect()
 }
 
 /// The beginning of a command line: more than is shown of it, so that it can be told that there is more.
