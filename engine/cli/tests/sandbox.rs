@@ -73,6 +73,46 @@ fn paths_are_shown_and_hidden_as_asked() {
 }
 
 #[test]
+fn a_failure_for_want_of_a_path_says_how_to_show_it() {
+    let Some(scene) = scene("hints") else { return };
+    let (work, file) = (&scene.path().join("work"), scene.path().join("in/file"));
+    let file = file.to_str().unwrap();
+    let read = &format!("cat {file}");
+    let (code, _, err) = said(work, &[], read);
+    let hint = format!("{file} exists on the host but was not shown to the tool; show it with --ro {file}");
+    assert!(code == 1 && err.ends_with(&format!("run-tool: {hint}\n")), "{err}");
+    assert_eq!(report(work, &[], read)["hints"], serde_json::json!([hint]));
+    assert!(!said(work, &["--quiet"], read).2.contains("exists on the host"));
+    assert_eq!(said(work, &["--ro", file], read).1, "in", "as it says, so it is");
+    for (options, script) in [
+        // It is no failure.
+        (&[][..], format!("{read}; true")),
+        // It is not there, it is shown, it is hidden on purpose, nobody names it.
+        (&[], format!("{read}s")),
+        (&["--ro", "../in"], format!("{read} && cat {file}s")),
+        (&["--ro", "../in", "--hide", file], read.clone()),
+        (&["--tmpfs", "../in"], read.clone()),
+        (&[], "echo permission denied, no such file or directory >&2; exit 1".into()),
+        (&[], "cat /etc/shadow- /proc/1/mem /etc/passwd /usr/nothing >&2; exit 1".into()),
+        // Nothing is hidden there.
+        (&["--level", "none"], format!("{read}; echo {file} >&2; exit 1")),
+    ] {
+        let report = report(work, options, &script);
+        let hints = report["hints"].as_array().unwrap();
+        let about_file = hints.iter().any(|hint| hint.as_str().unwrap().contains(file));
+        assert!(!about_file && (hints.is_empty() || script.contains("shadow")), "{script}: {report}");
+    }
+    fs::write(work.join("tool.py"), format!("def run(input, ctx):\n    return open({file:?}).read()\n"))
+        .unwrap();
+    let (code, _, err) = told(work, &["run", "tool.py"]);
+    assert!(
+        code == 1 && err.contains(&format!("--ro {file} (of a declared tool: with `policy.ro`)")),
+        "{err}"
+    );
+    assert_eq!(told(work, &["run", "tool.py", "--ro", file]).1, "\"in\"\n");
+}
+
+#[test]
 fn what_cannot_be_shown_is_refused_in_words() {
     let Some(scene) = scene("what cannot be shown") else { return };
     let work = &scene.path().join("work");

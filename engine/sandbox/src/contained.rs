@@ -8,6 +8,7 @@ mod hints;
 mod kernel;
 mod offer;
 mod process;
+mod shown;
 mod socket;
 mod system;
 mod view;
@@ -41,6 +42,7 @@ pub(crate) use self::view::PROTECTED;
 use self::{
     offer::Offer,
     process::Contained,
+    shown::Shown,
     view::{Mode, Place, View},
     zygote::{Source, Zygote},
 };
@@ -338,7 +340,10 @@ impl Inner {
             per_process,
         };
         let pid = answer.pid.unwrap_or(0);
-        let process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        if namespaced {
+            process = process.showing(Shown::of(&view));
+        }
         Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
     }
 

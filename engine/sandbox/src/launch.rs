@@ -145,6 +145,12 @@ pub trait Process: Send + Sync + Debug {
         Box::new(|_| Vec::new())
     }
 
+    /// Work that finds out which of these paths are there on the host and were not shown to the process, though the policy
+    /// does not hide them. It blocks for as long as a local disk needs. Nothing, where a process sees the host's files.
+    fn unshown(&self) -> Box<dyn FnOnce(Vec<PathBuf>) -> Vec<PathBuf> + Send> {
+        Box::new(|_| Vec::new())
+    }
+
     /// What it has used of processors so far, with all that it started; `None` when nobody counts.
     fn cpu_used(&self) -> Option<Duration> {
         None

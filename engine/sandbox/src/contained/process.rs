@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use rustix::{
 };
 use tool_zygote::protocol::{Event, Order, Wire};
 
-use super::{socket, zygote::Zygote};
+use super::{shown::Shown, socket, zygote::Zygote};
 use crate::{
     cgroup::Cgroup,
     launch::{Counted, Exit, ExitStatus, Process, Usage},
@@ -31,6 +32,8 @@ pub(super) struct Contained {
     /// It is pid 1 of a namespace of its own: its death takes all others along.
     namespaced: bool,
     cgroup: Option<Cgroup>,
+    /// Where it has a view of its own.
+    shown: Option<Shown>,
     /// Taking the mounts apart is left to whoever drops this, after the outcome.
     _mounts: Option<OwnedFd>,
     /// Its sandboxes die with it.
@@ -74,9 +77,15 @@ impl Contained {
             pid,
             namespaced,
             cgroup,
+            shown: None,
             _mounts: mounts,
             _zygote: zygote,
         }
+    }
+
+    /// The same, with what it is shown.
+    pub(super) fn showing(self, shown: Shown) -> Self {
+        Self { shown: Some(shown), ..self }
     }
 }
 
@@ -195,6 +204,16 @@ impl Process for Contained {
     fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
         let line = Arc::clone(&self.line);
         Box::new(move |bound| line.residents(Instant::now() + bound))
+    }
+
+    fn unshown(&self) -> Box<dyn FnOnce(Vec<PathBuf>) -> Vec<PathBuf> + Send> {
+        match self.shown.clone() {
+            Some(shown) => Box::new(move |mut paths| {
+                paths.retain(|path| shown.lacks(path));
+                paths
+            }),
+            None => Box::new(|_| Vec::new()),
+        }
     }
 
     fn cpu_used(&self) -> Option<Duration> {
