@@ -223,8 +223,13 @@ fn a_tool_cannot_change_what_declares_it() {
     let Some(scene) = scene("manifests") else { return };
     let work = &scene.path().join("work");
     let script = "#!/bin/sh\ncat >/dev/null\necho x >beside\nfor file in mine.toml sub/more.toml; do\n\
-                  echo >>$file\nrm -f $file\nmv $file gone\nmv beside $file\ndone\nls\n";
-    fs::create_dir(work.join("sub")).unwrap();
+                  echo >>$file\nrm -f $file\nmv $file gone\nmv beside $file\ndone\n\
+                  for folder in sub .git; do mv $folder moved && mkdir $folder; done\n\
+                  echo x >sub/more.toml; echo x >.git/config; mv sub/free sub/renamed\n";
+    for (inner, file) in [("sub", "free"), (".git", "config")] {
+        fs::create_dir(work.join(inner)).unwrap();
+        fs::write(work.join(inner).join(file), "mine").unwrap();
+    }
     fs::write(work.join("tool.sh"), script).unwrap();
     let manifest = "version = 1\ninclude = [\"sub/more.toml\"]\n[tools.tool]\nentry = \"tool.sh\"\npolicy.rw = [\".\"]\n";
     fs::write(work.join("mine.toml"), manifest).unwrap();
@@ -232,5 +237,7 @@ fn a_tool_cannot_change_what_declares_it() {
     let (_, out, err) = told(work, &["run", "tool", "--manifest", "mine.toml"]);
     assert!(work.join("beside").exists(), "it may write beside it: {out} {err}");
     assert_eq!(fs::read_to_string(work.join("mine.toml")).unwrap(), manifest);
-    assert_eq!(fs::read_to_string(work.join("sub/more.toml")).unwrap(), "version = 1\n");
+    assert_eq!(fs::read_to_string(work.join("sub/more.toml")).unwrap(), "version = 1\n", "{err}");
+    assert_eq!(fs::read_to_string(work.join(".git/config")).unwrap(), "mine", "{err}");
+    assert!(work.join("sub/renamed").exists(), "what else is in such a folder it may change: {err}");
 }
