@@ -42,7 +42,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     };
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
     let (cgroups, prefix) = (init.cgroups.clone(), init.prefix.clone());
-    let mut watched: Vec<Bytes> = Vec::new();
+    let mut watched = init.watched.clone();
     let user = init.user;
     let zygote = match sys::fork(0, None) {
         Ok(0) => {
