@@ -509,6 +509,7 @@ impl Inner {
 
 impl Mounts {
     fn add(&mut self, target: &Path, folder: bool, what: What) {
+        let target = &system::place(target);
         let inside_another = self
             .mounts
             .iter()
