@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
-use support::{Dice, Endless, PATIENCE, alive, end_of, hostile, in_lanes, is_alive, ready, wait_for_output};
+use support::{
+    Dice, Endless, PATIENCE, alive, end_of, hostile, in_lanes, is_alive, level, ready, wait_for_output,
+};
 use tool_engine::{
     AfterExit, CancelSource, CancellationToken, Clock, ErrorKind, EventKind, ExecutionError, ExitStatus,
-    Limits,
+    Level, Limits,
 };
 
 use crate::{ENDLESS_GRACE, canceled, dead, last_event, on_both, ready_pid};
@@ -64,7 +66,8 @@ fn a_cancel_cuts_linger_short_and_what_ended_by_itself_stays_a_success() {
             assert_eq!(report.exit, Some(ExitStatus::Code(0)));
             let [daemon] = &report.residue[..] else { panic!("{report:?}") };
             assert!(daemon.escaped && daemon.killed, "{daemon:?}");
-            assert!(!is_alive(daemon.pid));
+            // In a sandbox it is the number inside.
+            assert!(level() != Level::None || !is_alive(daemon.pid));
         }
     });
 }

@@ -11,7 +11,7 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Uid,
 };
-use support::{Flavour, Rig, failed, patient, sh_up, succeeded};
+use support::{Flavour, Rig, failed, patient, sh_up, succeeded, uncontained};
 use tool_engine::{BuildError, LaunchStep};
 
 use crate::{
@@ -68,7 +68,7 @@ fn refused_at_once(flavour: Flavour) {
         for _ in 0..10 {
             let none = NoProcess::begin();
             let began = Instant::now();
-            let end = engine.start(sh("true")).await;
+            let end = engine.start(uncontained(sh("true"))).await;
             let took = began.elapsed();
             drop(none);
             let error = end.expect_err("no process could be had");
@@ -77,7 +77,7 @@ fn refused_at_once(flavour: Flavour) {
             assert!(took < SOON, "it took {took:?}");
             assert!(error.to_string().contains("limit of processes"), "{error}");
             // And the engine works again.
-            succeeded(engine.start(sh("true"))).await;
+            succeeded(engine.start(uncontained(sh("true")))).await;
             assert_eq!(failed(engine.start(sh("exit 3"))).await.0.name(), "process");
         }
         engine.shutdown(Duration::from_secs(10)).await;
@@ -124,7 +124,8 @@ fn inner_stop() {
         Rig::run(Flavour::MultiThread, |rig| async move {
             let engine = rig.builder().limits(patient()).build().unwrap();
             for _ in 0..10 {
-                let run = engine.start(sh_up("setsid sleep 110 & up; echo ready; exec sleep 100"));
+                let run =
+                    engine.start(uncontained(sh_up("setsid sleep 110 & up; echo ready; exec sleep 100")));
                 support::ready(&mut run.events()).await;
                 let none = NoProcess::begin();
                 run.cancel("enough");

@@ -11,7 +11,7 @@ use tool_sandbox::{LaunchError, LaunchSpec, Launched, ScanTarget, Swept};
 struct TooBusyToLook;
 
 impl Launcher for TooBusyToLook {
-    fn level(&self, policy: &Policy) -> Level {
+    fn level(&self, policy: &Policy) -> Result<Level, LaunchError> {
         ProcessGroups.level(policy)
     }
 
@@ -28,7 +28,8 @@ impl Launcher for TooBusyToLook {
 fn a_look_for_what_was_left_that_is_given_up_is_reported() {
     Rig::run(Flavour::MultiThread, |rig| async move {
         let limits = Limits { drain: Some(Duration::from_millis(100)), ..patient() };
-        let engine = rig.builder().limits(limits).launcher(TooBusyToLook).build().unwrap();
+        let engine =
+            rig.builder().limits(limits).launcher(TooBusyToLook).policy(Policy::default()).build().unwrap();
         let run = engine.start(sh_up("echo ready; exec sleep 111"));
         ready(&mut run.events()).await;
         run.cancel("enough");

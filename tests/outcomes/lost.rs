@@ -10,7 +10,7 @@ use nix::{
     sys::wait::{WaitStatus, waitpid},
     unistd::Pid,
 };
-use support::{Flavour, Rig, failed, sh_up, with_engine_on};
+use support::{Flavour, Rig, failed, sh_up, uncontained, with_engine_on};
 use tool_engine::{ErrorKind, EventKind};
 
 use crate::{plain, sh};
@@ -22,7 +22,7 @@ const WORDS: &str = "the outcome is lost: something else in this program reaped 
 fn a_child_that_somebody_else_in_the_program_reaped() {
     // One thread: while the test waits for the child, the engine cannot.
     with_engine_on(Flavour::CurrentThread, plain, |engine| async move {
-        let run = engine.start(sh_up("echo before; sleep 102 & up; exit 0"));
+        let run = engine.start(uncontained(sh_up("echo before; sleep 102 & up; exit 0")));
         let mut events = run.events();
         let pid = loop {
             if let EventKind::Started { pid } = events.next().await.unwrap().kind {
@@ -78,7 +78,7 @@ fn with_sigchld_ignored() {
     Rig::run(Flavour::MultiThread, |rig| async move {
         let engine = rig.engine();
         for script in ["exit 0", "echo before; exit 7"] {
-            let (kind, report) = failed(engine.start(sh(script))).await;
+            let (kind, report) = failed(engine.start(uncontained(sh(script)))).await;
             assert!(matches!(kind, ErrorKind::Lost { .. }), "{kind:?}");
             assert_eq!(kind.to_string(), WORDS);
             assert_eq!(report.exit, None);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use support::{Flavour, failed, ready, succeeded, with_engine, with_engine_on};
-use tool_engine::{ErrorKind, Level, Limits};
+use tool_engine::{ErrorKind, Level, Limits, Policy, ProcessGroups};
 
-use crate::{plain, sh};
+use crate::sh;
 
 #[test]
 fn a_full_queue_is_busy_at_once_and_what_ran_and_waited_goes_on() {
@@ -57,16 +57,19 @@ fn whoever_waited_too_long_in_line_is_told_so() {
 
 #[test]
 fn a_level_that_is_not_to_be_had_is_a_sandbox_error() {
-    with_engine(plain, |engine| async move {
-        let (kind, report) = failed(engine.start(sh("true").least_level(Level::Full))).await;
-        assert_eq!(
-            kind.to_string(),
-            "cannot be sandboxed as asked: the call needs level 4 (namespaces, cgroup, Landlock and seccomp), this \
+    with_engine(
+        |builder| builder.launcher(ProcessGroups).policy(Policy::default()),
+        |engine| async move {
+            let (kind, report) = failed(engine.start(sh("true").least_level(Level::Full))).await;
+            assert_eq!(
+                kind.to_string(),
+                "cannot be sandboxed as asked: the call needs level 4 (namespaces, cgroup, Landlock and seccomp), this \
              engine offers level 0 (process group only); accept a lower level by name (`level = 0` in the tool's policy \
              asks for no sandbox), or run it where more can be enforced"
-        );
-        assert!(!kind.is_retryable());
-        assert_eq!((report.exit, report.enforced), (None, None));
-        succeeded(engine.start(sh("true").least_level(Level::None))).await;
-    });
+            );
+            assert!(!kind.is_retryable());
+            assert_eq!((report.exit, report.enforced), (None, None));
+            succeeded(engine.start(sh("true").least_level(Level::None))).await;
+        },
+    );
 }

@@ -109,8 +109,8 @@ fn a_cancellation_when_the_time_is_over() {
                     ErrorKind::Timeout { .. } => assert!(error.report().timings.running >= TIMEOUT),
                     other => panic!("{other:?}"),
                 }
-                // A cancellation may come before the start.
-                assert!(matches!(error.report().exit, Some(ExitStatus::Signal(15)) | None), "{error:?}");
+                // A cancellation may come before the start; and one that follows the timeout cuts its grace short.
+                assert!(matches!(error.report().exit, Some(ExitStatus::Signal(15 | 9)) | None), "{error:?}");
             }
         }
     });

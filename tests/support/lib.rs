@@ -15,7 +15,7 @@ pub use ending::{OneTool, Scripted, ended, failed, patient, sh_up, succeeded, wi
 pub use mark::Mark;
 pub use pattern::{assert_same, pattern};
 pub use processes::{alive, alive_of, children, group_alive, is_alive, is_own_child, remains};
-pub use rig::{Flavour, Rig, hostile, hostile_path, level};
+pub use rig::{Flavour, Rig, hostile, hostile_path, level, uncontained};
 pub use scenario::{
     Endless, end_of, in_lanes, is_canceled, is_canceled_at_random, is_dropped_at_random, times_out,
 };

@@ -73,13 +73,19 @@ impl Rig {
         self.temp.path()
     }
 
-    /// An engine in the making, with this temporary folder, which tools may write to.
+    /// An engine in the making, with this temporary folder. Its tools may write to `/tmp`, where the suites put what they
+    /// hand over: what a sandbox keeps out is another suite's subject.
     pub fn builder(&self) -> EngineBuilder {
-        let policy = Policy { rw: vec![self.temp().to_owned()], ..Policy::default() };
-        let builder = Engine::builder().temp_dir(self.temp()).policy(policy);
+        let builder = Engine::builder().temp_dir(self.temp());
+        let programs = hostile_path().parent().map(Path::to_owned);
+        let policy = Policy {
+            rw: vec![std::env::temp_dir()],
+            ro: programs.into_iter().collect(),
+            ..Policy::default()
+        };
         match level() {
             Level::None => builder.launcher(ProcessGroups),
-            highest => builder.launcher(Sandbox::builder().highest(highest).build()),
+            highest => builder.launcher(Sandbox::builder().highest(highest).build()).policy(policy),
         }
     }
 
@@ -115,6 +121,11 @@ pub fn level() -> Level {
         }
         Err(_) => Level::Full,
     }
+}
+
+/// A call that runs without a sandbox at any level of the suites: for what only happens there, or can only be seen there.
+pub fn uncontained(call: Call) -> Call {
+    call.policy(Policy { level: Some(Level::None), ..Policy::default() })
 }
 
 /// Where the `hostile` program is: cargo builds it beside the suites.

@@ -346,8 +346,11 @@ impl From<LaunchError> for ErrorKind {
             return reaped_by_others();
         }
         let hint = error.hint.clone().unwrap_or_default();
+        // What ran out is neither the policy's fault nor the machine's for good.
+        let ran_out =
+            matches!(Errno::from_raw(errno), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN);
         match error.step {
-            LaunchStep::Policy | LaunchStep::Sandbox => {
+            LaunchStep::Policy | LaunchStep::Sandbox if !ran_out => {
                 return ErrorKind::Sandbox { missing: error.to_string(), hint };
             }
             LaunchStep::Zygote => return ErrorKind::Lost { reason: format!("{error}; {hint}") },
@@ -357,7 +360,13 @@ impl From<LaunchError> for ErrorKind {
             step: error.step,
             errno,
             subject: error.subject,
-            hint: error.hint.unwrap_or_default(),
+            hint: match error.hint {
+                Some(hint) => hint,
+                None if matches!(Errno::from_raw(errno), Errno::EMFILE | Errno::ENFILE) => {
+                    "raise the limit of open files (`ulimit -n`), or run fewer calls at once".into()
+                }
+                None => String::new(),
+            },
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) struct Evidence<'a> {
     /// Not masked where it is the value.
     pub(crate) stdout: &'a Captured,
     pub(crate) first_garbage: String,
+    pub(crate) contained: bool,
     pub(crate) lane: &'a Lane,
     pub(crate) masking: Masking,
 }
@@ -86,6 +87,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         overflowed,
         stdout,
         first_garbage,
+        contained,
         lane,
         masking,
     } = evidence;
@@ -117,6 +119,10 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         (Cause::Refused(kind), _) => Err(kind),
         (Cause::Result(Ok(value)), _) => agreed(value, terms, declared, masking, lane).await.map(Some),
         (Cause::Result(Err(error)), _) => Err(ErrorKind::Tool(Box::new(error))),
+        (Cause::Lost, _) | (Cause::Exited, None) if contained => Err(ErrorKind::Lost {
+            reason: "the zygote that had made its sandbox died, and everything in it with it; the next call gets a new one"
+                .into(),
+        }),
         (Cause::Lost, _) | (Cause::Exited, None) => Err(reaped_by_others()),
         (Cause::Exited, Some(ExitStatus::Code(0))) => match protocol {
             Protocol::ExitCode => Ok(None),

@@ -135,7 +135,7 @@ impl<'a> Running<'a> {
 
         let draining = Instant::now();
         (report.residue, report.sweep_incomplete) = match self.gone.take() {
-            Some(gone) => (self.kill_contained(&cause, gone).await, false),
+            Some(gone) => (self.kill_contained(gone).await, false),
             None => self.kill_and_drain(&cause).await,
         };
         report.residue.iter_mut().for_each(|left| self.masking.command(&mut left.command));
@@ -174,6 +174,7 @@ impl<'a> Running<'a> {
             overflowed: finished.overflowed,
             stdout: finished.raw_stdout.as_ref().unwrap_or(&report.stdout),
             first_garbage: finished.first_garbage,
+            contained: self.leader.is_contained(),
             lane: self.lane,
             masking: self.masking,
         })
@@ -256,6 +257,9 @@ impl<'a> Running<'a> {
             return cause;
         }
         if !self.exited {
+            if self.gone.is_some() {
+                self.ask().await;
+            }
             let exited = self.leader.has_exited();
             self.exited = !matches!(exited, Ok(false));
             self.lost |= exited.is_err();
@@ -266,6 +270,26 @@ impl<'a> Running<'a> {
             None if self.exited => Cause::Exited,
             None => cause,
         }
+    }
+
+    /// Waits until what watches over a contained process has said whether it runs.
+    async fn ask(&self) {
+        /// It answers at once, unless it is stopped or starved; then it counts as running.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        self.leader.ask();
+        let answer = async {
+            while !self.leader.has_answered() {
+                let look = self.exit.readable().await.and_then(|_| {
+                    let would_block = || std::io::ErrorKind::WouldBlock.into();
+                    self.exit.try_io(|| if self.leader.has_answered() { Ok(()) } else { Err(would_block()) })
+                });
+                if look.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+                    return;
+                }
+            }
+        };
+        // Without an answer it is as it was.
+        let _ = timeout(PATIENCE, answer).await;
     }
 
     /// Lets what ended by itself finish what it left behind; asks what did not to end.
@@ -375,15 +399,12 @@ impl<'a> Running<'a> {
 
     /// The same for a process of which nothing can escape: one signal kills all, and one descriptor tells that all are
     /// dead.
-    async fn kill_contained(&mut self, cause: &Cause, gone: pipe::Receiver) -> Vec<Residue> {
+    async fn kill_contained(&mut self, gone: pipe::Receiver) -> Vec<Residue> {
         /// Its keeper answers at once, unless it is stopped or starved.
         const PATIENCE: Duration = Duration::from_millis(200);
         let mut residue = Vec::new();
         if !self.exited || self.leader.others_may_be_alive() {
-            // Who is still there is named only where it should not be: what we stopped was alive, of course.
-            if cause.is_natural() || self.exited {
-                residue = self.residents(PATIENCE).await;
-            }
+            residue = self.residents(PATIENCE).await;
             self.leader.kill();
         }
         self.streams.close_input();

@@ -198,7 +198,7 @@ impl Starter {
     /// Never less than was asked for. A level that the policy names stands for all of it: who accepts less says so.
     fn must_offer(&self, policy: &Policy, resources: &ResourceLimits, least: Level) -> Result<(), ErrorKind> {
         let needed = policy.level.unwrap_or_else(|| self.launcher.least_level(policy, resources)).max(least);
-        let offered = self.launcher.level(policy);
+        let offered = self.launcher.level(policy)?;
         if offered >= needed {
             return Ok(());
         }

@@ -38,7 +38,7 @@ use self::{
     offer::Offer,
     process::Contained,
     view::{Mode, Place, View},
-    zygote::{Source, Zygote},
+    zygote::{NoZygote, Source, Zygote},
 };
 use crate::{
     cgroup::Cgroup,
@@ -152,8 +152,8 @@ impl Sandbox {
 }
 
 impl Launcher for Sandbox {
-    fn level(&self, policy: &Policy) -> Level {
-        if is_unsandboxed(policy) { Level::None } else { self.0.offer().level }
+    fn level(&self, policy: &Policy) -> Result<Level, LaunchError> {
+        if is_unsandboxed(policy) { Ok(Level::None) } else { Ok(self.0.offer()?.level) }
     }
 
     fn least_level(&self, policy: &Policy, resources: &ResourceLimits) -> Level {
@@ -163,15 +163,18 @@ impl Launcher for Sandbox {
     }
 
     fn missing(&self) -> Vec<Missing> {
-        self.0.offer().missing.clone()
+        self.0.offer().map(|offer| offer.missing.clone()).unwrap_or_default()
     }
 
     fn shown_as(&self, policy: &Policy, folder: &Path) -> PathBuf {
-        if self.level(policy) >= Level::NoCgroup { system::PRIVATE.into() } else { folder.to_owned() }
+        match self.level(policy) {
+            Ok(Level::NoCgroup | Level::Full) => system::PRIVATE.into(),
+            _ => folder.to_owned(),
+        }
     }
 
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
-        let level = self.level(&spec.policy);
+        let level = self.level(&spec.policy)?;
         if level == Level::None {
             return ProcessGroups.launch(spec);
         }
@@ -207,7 +210,7 @@ struct Mounts {
 
 impl Inner {
     fn launch(self: &Arc<Self>, mut spec: LaunchSpec, namespaced: bool) -> Result<Launched, LaunchError> {
-        let offer = self.offer();
+        let offer = self.offer()?;
         let name = spec.program.to_string_lossy().into_owned();
         let program = program::find(&spec.program, &spec.env, spec.workdir.as_deref())?;
         let view = View::of(&spec, &program, &self.written)?;
@@ -268,9 +271,11 @@ impl Inner {
                 let mut limits = spec.resources.clone();
                 limits.pids.get_or_insert(PIDS);
                 Some(cgroups.take(&limits).map_err(|error| {
-                    let hint = error.hint.clone();
-                    let error = LaunchError::new(LaunchStep::Sandbox, "the cgroup", io::Error::other(error));
-                    LaunchError { hint, ..error }
+                    let subject = format!("the cgroup: {} {}", error.action, error.path.display());
+                    LaunchError {
+                        hint: error.hint,
+                        ..LaunchError::new(LaunchStep::Sandbox, subject, error.source)
+                    }
                 })?)
             }
             None => None,
@@ -307,15 +312,20 @@ impl Inner {
         // What stays open here would never come to its end there.
         drop((theirs, child_stdin, child_stdout, child_stderr, mounts.passed, apart));
 
-        let answer = socket::receive(&control, socket::SMALL, None).map_err(|errno| died(errno.into()))?;
-        let Some(mut answer) = answer else {
-            return Err(died(io::Error::from(Errno::PIPE)));
+        let mut pid = 0;
+        let mut answer = loop {
+            let answer = socket::receive(&control, socket::SMALL, None).map_err(|errno| match errno {
+                Errno::MFILE | Errno::NFILE => out_of_files(errno),
+                errno => died(errno.into()),
+            })?;
+            let Some(answer) = answer else { return Err(died(io::Error::from(Errno::PIPE))) };
+            match Event::from_bytes(&answer.bytes) {
+                Some(Event::Born) => pid = answer.pid.unwrap_or(0),
+                Some(Event::Started) if !answer.fds.is_empty() => break answer,
+                Some(Event::Failed { failure }) => return Err(offer::launch_error(&failure, &program)),
+                _ => return Err(died(io::Error::from(Errno::PROTO))),
+            }
         };
-        match Event::from_bytes(&answer.bytes) {
-            Some(Event::Started) if !answer.fds.is_empty() => {}
-            Some(Event::Failed { failure }) => return Err(offer::launch_error(&failure, &name)),
-            _ => return Err(died(io::Error::from(Errno::PROTO))),
-        }
         let mount_namespace = (answer.fds.len() > 1).then(|| answer.fds.remove(1));
         let first = answer.fds.remove(0);
         let watch = |fd: &OwnedFd| fd.try_clone().map_err(|e| LaunchError::new(LaunchStep::Pidfd, &name, e));
@@ -334,7 +344,6 @@ impl Inner {
             },
             per_process,
         };
-        let pid = answer.pid.unwrap_or(0);
         let process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
         Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
     }
@@ -353,27 +362,26 @@ impl Inner {
             }
             state.zygotes.remove(&key);
         }
-        let zygote = Zygote::start(&self.settings.source(), &offer.init(user)).map_err(|none| {
-            LaunchError::new(LaunchStep::Zygote, "its start", io::Error::other(none.to_string()))
-        })?;
+        let zygote =
+            Zygote::start(&self.settings.source(), &offer.init(user)).map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
         state.zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)
     }
 
     /// What this machine can do, tried out once.
-    fn offer(&self) -> Arc<Offer> {
+    fn offer(&self) -> Result<Arc<Offer>, LaunchError> {
         let mut state = self.state();
         if let Some(offer) = &state.offer {
-            return Arc::clone(offer);
+            return Ok(Arc::clone(offer));
         }
-        let (offer, zygote) = Offer::find(&self.settings);
+        let (offer, zygote) = Offer::find(&self.settings)?;
         let offer = Arc::new(offer);
         state.offer = Some(Arc::clone(&offer));
         if let Some(zygote) = zygote {
             state.zygotes.insert(offer.user.map(|(uid, _)| uid), Arc::new(zygote));
         }
-        offer
+        Ok(offer)
     }
 
     fn mount(
@@ -456,7 +464,9 @@ impl Inner {
         if let Some(map) = self.state().id_maps.get(&key) {
             return Ok(Arc::clone(map));
         }
-        let map = zygote.id_map(owner).map_err(|failure| offer::launch_error(&failure, "a map of users"))?;
+        let map = zygote
+            .id_map(owner)
+            .map_err(|failure| offer::launch_error(&failure, Path::new("a map of users")))?;
         let map = Arc::new(map);
         let maps = &mut self.state().id_maps;
         if maps.len() >= MOST_ID_MAPS {

@@ -79,7 +79,10 @@ pub struct Launched {
 /// program (for ever, from a dead network mount): keep them off an async runtime's own threads.
 pub trait Launcher: Send + Sync + Debug {
     /// The level at which a process with this policy would run. Blocks the first time, while what is there is tried out.
-    fn level(&self, policy: &Policy) -> Level;
+    ///
+    /// # Errors
+    /// When that could not be found out for now: descriptors, processes or memory ran out.
+    fn level(&self, policy: &Policy) -> Result<Level, LaunchError>;
 
     /// The least level that will do for a call, where nobody says anything: what its policy and limits need.
     fn least_level(&self, policy: &Policy, resources: &ResourceLimits) -> Level {
@@ -137,6 +140,16 @@ pub trait Process: Send + Sync + Debug {
     /// [`Launched::gone`] says so. What is not must be looked for: see [`Launcher::stragglers`].
     fn is_contained(&self) -> bool {
         false
+    }
+
+    /// Asks whoever watches over a contained process whether it has exited: who is told of that may hear of it a moment too
+    /// late. Never blocks. When it [has answered](Self::has_answered), [`has_exited`](Self::has_exited) is up to date, and
+    /// [`Launched::exit`] is readable before that.
+    fn ask(&self) {}
+
+    /// Whether there is an answer. Never blocks.
+    fn has_answered(&self) -> bool {
+        true
     }
 
     /// Work that finds out who is alive of a contained process besides its leader. It blocks until the sandbox's first

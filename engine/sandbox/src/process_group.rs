@@ -33,8 +33,8 @@ use crate::{
 pub struct ProcessGroups;
 
 impl Launcher for ProcessGroups {
-    fn level(&self, _policy: &Policy) -> Level {
-        Level::None
+    fn level(&self, _policy: &Policy) -> Result<Level, LaunchError> {
+        Ok(Level::None)
     }
 
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
@@ -114,34 +114,17 @@ fn spawn_error(path: &Path, workdir: Option<&Path>, error: io::Error) -> LaunchE
     {
         return gone;
     }
-    let (step, hint) = match errno {
-        Some(Errno::AGAIN | Errno::NOMEM) => (
-            LaunchStep::Fork,
-            "the user's or the machine's limit of processes or memory is reached; run fewer calls at once",
-        ),
-        Some(Errno::MFILE | Errno::NFILE) => {
-            (LaunchStep::Pipe, "raise the limit of open files (`ulimit -n`), or run fewer calls at once")
-        }
-        Some(Errno::NOENT) if !path.exists() => {
-            (LaunchStep::Exec, "the file, or a folder on the way to it, vanished just now")
-        }
-        Some(Errno::NOENT) => (
-            LaunchStep::Exec,
-            "the file is there; the interpreter that it names (`#!` line or ELF loader) is not, unless file or working \
-             folder were away for a moment",
-        ),
-        Some(Errno::NOEXEC) => {
-            (LaunchStep::Exec, "not a program for this machine; a script needs a `#!` line")
-        }
-        Some(Errno::TXTBSY) => (LaunchStep::Exec, "the file is open for writing"),
-        Some(Errno::TOOBIG) => (
-            LaunchStep::Exec,
-            "arguments and environment are too large together; hand large input over on stdin",
-        ),
-        _ => (LaunchStep::Exec, ""),
+    let step = match errno {
+        Some(Errno::AGAIN | Errno::NOMEM) => LaunchStep::Fork,
+        Some(Errno::MFILE | Errno::NFILE) => LaunchStep::Pipe,
+        _ => return program::not_executed(path, error),
     };
-    let error = LaunchError::new(step, path.display().to_string(), error);
-    if hint.is_empty() { error } else { error.hint(hint) }
+    LaunchError::new(step, path.display().to_string(), error).hint(match step {
+        LaunchStep::Fork => {
+            "the user's or the machine's limit of processes or memory is reached; run fewer calls at once"
+        }
+        _ => "raise the limit of open files (`ulimit -n`), or run fewer calls at once",
+    })
 }
 
 /// The leader of a process group, unreaped.

@@ -111,14 +111,19 @@ fn is_writable(pid: &str, fd: &str) -> bool {
 /// The command line, for people: at most 200 characters; the process's short name in brackets when it has none.
 pub(crate) fn command(pid: &str) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let name = || fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    shown(&line, name)
+}
+
+/// The same from what the two files of a process contain.
+pub(crate) fn shown(line: &[u8], name: impl FnOnce() -> Vec<u8>) -> String {
     let words: Vec<_> = line
         .split(|byte| *byte == 0)
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
     if words.is_empty() {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        return format!("[{}]", name.trim_end());
+        return format!("[{}]", String::from_utf8_lossy(&name()).trim_end());
     }
     let text = words.join(" ");
     match text.char_indices().nth(200) {

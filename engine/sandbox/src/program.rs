@@ -62,6 +62,25 @@ pub(crate) fn find(
     }
 }
 
+/// Why a program that was found was not executed (execve(2)).
+pub(crate) fn not_executed(path: &Path, error: io::Error) -> LaunchError {
+    let hint = match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) if !path.exists() => "the file, or a folder on the way to it, vanished just now",
+        Some(Errno::NOENT) => {
+            "the file is there; the interpreter that it names (`#!` line or ELF loader) is not, unless file or working \
+             folder were away for a moment"
+        }
+        Some(Errno::NOEXEC) => "not a program for this machine; a script needs a `#!` line",
+        Some(Errno::TXTBSY) => "the file is open for writing",
+        Some(Errno::TOOBIG) => {
+            "arguments and environment are too large together; hand large input over on stdin"
+        }
+        _ => "",
+    };
+    let error = LaunchError::new(LaunchStep::Exec, path.display().to_string(), error);
+    if hint.is_empty() { error } else { error.hint(hint) }
+}
+
 fn absolute(path: &Path, workdir: Option<&Path>) -> io::Result<PathBuf> {
     match workdir {
         _ if path.is_absolute() => Ok(path.to_owned()),

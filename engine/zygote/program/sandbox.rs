@@ -81,6 +81,8 @@ struct Birth<'a> {
     env: sys::Strings,
     workdir: CString,
     stdio: &'a [OwnedFd; 3],
+    control: &'a OwnedFd,
+    born: Vec<u8>,
     joins: &'a [OwnedFd],
     rlimits: &'a [(u32, (u64, u64))],
     ruleset: Option<OwnedFd>,
@@ -117,6 +119,8 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         env: words(&launch.env)?,
         workdir: sys::cstring(&launch.workdir.0).at(Step::Workdir, &launch.workdir.0)?,
         stdio: &seed.stdio,
+        control: &seed.control,
+        born: Event::Born.to_bytes(),
         joins: &seed.joins,
         rlimits: &launch.rlimits,
         ruleset,
@@ -225,6 +229,7 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if let Some(filter) = &birth.more_filter {
         sys::install_filter(filter).map_err(step(Step::Seccomp))?;
     }
+    sys::send(birth.control, &birth.born, &[]).map_err(step(Step::Watch))?;
     // Everything else is closed on exec; this is in case something was not.
     sys::close_on_exec_from(3).map_err(step(Step::Exec))?;
     sys::block_signals(false).map_err(step(Step::Exec))?;
@@ -282,6 +287,11 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
                 Ok(Some((order, _))) => match Order::from_bytes(&order) {
                     Some(Order::Terminate) => terminate(watch.program, namespaced),
                     Some(Order::Kill) => killing = true,
+                    // That it has ended was said just above.
+                    Some(Order::Ask) if ended => {}
+                    Some(Order::Ask) => {
+                        let _ = sys::send(control, &Event::Running.to_bytes(), &[]);
+                    }
                     Some(Order::List) => {
                         let event = Event::Living { processes: living(watch.program, namespaced) };
                         let _ = sys::send(control, &event.to_bytes(), &[]);
@@ -335,6 +345,8 @@ struct Inmate {
     pid: i32,
     parent: i32,
     group: i32,
+    /// On its way out by itself: not left behind.
+    exiting: bool,
     /// In ticks since boot. With the process id, it names a process for good.
     started: u64,
 }
@@ -350,8 +362,11 @@ impl Inmate {
             return None;
         }
         let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        // The 22nd of all.
-        Some(Self { pid, parent, group, started: fields.nth(16)?.parse().ok()? })
+        const EXITING: u32 = 4;
+        // The 9th and the 22nd of all (proc_pid_stat(5)).
+        let flags: u32 = fields.nth(3)?.parse().ok()?;
+        let started = fields.nth(12)?.parse().ok()?;
+        Some(Self { pid, parent, group, exiting: flags & EXITING != 0, started })
     }
 
     fn signal(&self, signal: i32) {
@@ -388,16 +403,20 @@ fn everybody(namespaced: bool) -> Vec<Inmate> {
 /// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
 /// message.
 fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 256;
+    const MOST: usize = 100;
     let group = |one: &Inmate| if one.group == program { 2 } else { one.group };
-    everybody(namespaced).iter().take(MOST).map(|one| (one.pid, (group(one), command(one.pid)))).collect()
+    everybody(namespaced)
+        .iter()
+        .filter(|one| one.pid != program && !one.exiting)
+        .take(MOST)
+        .map(|one| (one.pid, (group(one), command(one.pid)))).collect()
 }
 
-/// The first 200 bytes of a command line.
+/// The beginning of a command line: more than is shown of it, so that it can be told that there is more.
 fn command(pid: i32) -> Bytes {
     let mut bytes = Vec::new();
     if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        let _ = file.take(200).read_to_end(&mut bytes);
+        let _ = file.take(1000).read_to_end(&mut bytes);
     }
     if bytes.is_empty() {
         bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -333,8 +333,10 @@ kinds! {
 }
 
 kinds! {
-    /// First process of a sandbox → engine.
+    /// First process of a sandbox → engine; but for the first of these.
     Event {
+        /// From the program's own process, just before it becomes the program: the kernel says beside it which it is.
+        Born = 4,
         /// The program runs. Beside it: a pidfd of the first process, its mount namespace if it has its own.
         Started = 0,
         /// Nothing runs.
@@ -355,6 +357,8 @@ kinds! {
             /// Whether others of the sandbox are still alive.
             others: bool,
         } = 2,
+        /// The answer to [`Order::Ask`], if the program has not ended.
+        Running = 5,
         /// The answer to [`Order::List`].
         Living {
             /// Process id as it sees it, process group (2: the program's own), command line.
@@ -370,8 +374,10 @@ kinds! {
         Terminate = 0,
         /// SIGKILL to all, below level 3; from level 3 on the first process is killed instead.
         Kill = 1,
-        /// Who is alive besides you?
+        /// Who is alive besides you and the program?
         List = 2,
+        /// Does the program run?
+        Ask = 3,
     }
 }
 

@@ -2,20 +2,18 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use rustix::{
-    io::Errno,
-    process::{getgid, getuid},
-};
+use rustix::process::{getgid, getuid};
 use tool_zygote::protocol::{Failure, Init, Step};
 
 use super::{
-    SandboxBuilder, bytes, is_root, system,
+    SandboxBuilder, bytes, is_root, system, view,
     zygote::{NoZygote, Zygote},
 };
 use crate::{
     cgroup::{Cgroups, System},
     launch::{LaunchError, LaunchStep, Missing},
     level::{Landlock, Level},
+    program,
 };
 
 /// The user that tools run as when we are root: see [`SandboxBuilder::user`].
@@ -41,7 +39,10 @@ pub(super) struct Offer {
 
 impl Offer {
     /// Tries it out, from the most to the least. The zygote that was started for it is of use.
-    pub(super) fn find(settings: &SandboxBuilder) -> (Self, Option<Zygote>) {
+    ///
+    /// # Errors
+    /// When something ran out, so that nothing was found out.
+    pub(super) fn find(settings: &SandboxBuilder) -> Result<(Self, Option<Zygote>), LaunchError> {
         let uid = settings.user.unwrap_or(NOBODYS);
         let mut offer = Self {
             level: Level::None,
@@ -54,7 +55,7 @@ impl Offer {
             namespaces: true,
         };
         if settings.highest == Level::None {
-            return (offer, None);
+            return Ok((offer, None));
         }
         if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
             match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
@@ -72,6 +73,7 @@ impl Offer {
         if settings.highest >= Level::NoCgroup {
             match Zygote::start(&settings.source(), &offer.init(offer.user)) {
                 Ok(started) => zygote = Some(started),
+                Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
                     level: Level::NoNamespaces,
                     what: none.to_string(),
@@ -84,6 +86,7 @@ impl Offer {
             offer.user = None;
             match Zygote::start(&settings.source(), &offer.init(None)) {
                 Ok(started) => zygote = Some(started),
+                Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => {
                     offer.missing.push(Missing {
                         level: Level::None,
@@ -110,7 +113,7 @@ impl Offer {
             (_, _, false, Some(_)) => Level::NoNamespaces,
             (_, _, false, None) => Level::Basic,
         };
-        (offer, zygote)
+        Ok((offer, zygote))
     }
 
     /// What a zygote for this user is told.
@@ -203,29 +206,27 @@ fn sentence(failure: &Failure) -> String {
     format!("{}{space}{subject}: {error}", words(&failure.step))
 }
 
-/// What a failed launch is called outside.
-pub(super) fn launch_error(failure: &Failure, program: &str) -> LaunchError {
+/// What a failed launch of `program` is called outside.
+pub(super) fn launch_error(failure: &Failure, path: &Path) -> LaunchError {
     let subject = String::from_utf8_lossy(&failure.subject.0).into_owned();
     let error = io::Error::from_raw_os_error(failure.errno);
     match failure.step {
         Step::Exec => {
-            let error = LaunchError::new(LaunchStep::Exec, subject, error);
-            match Errno::from_raw_os_error(failure.errno) {
-                Errno::NOENT => error.hint(
+            let not_shown = error.raw_os_error() == Some(libc::ENOENT)
+                && view::interpreter(path).is_none_or(|interpreter| interpreter.exists())
+                && path.exists();
+            let error = program::not_executed(path, error);
+            if not_shown {
+                error.hint(
                     "the file is there, but something that it needs is not shown to it: the interpreter or loader that it \
-                     names; show its folder with `--ro`",
-                ),
-                Errno::NOEXEC => error.hint("not a program for this machine; a script needs a `#!` line"),
-                Errno::ACCESS => error.hint("the tool's user may not execute it, or its interpreter"),
-                Errno::TXTBSY => error.hint("the file is open for writing"),
-                Errno::TOOBIG => error.hint(
-                    "arguments and environment are too large together; hand large input over on stdin",
-                ),
-                _ => error,
+                     names; show its folder with `--ro` (unless file or working folder were away for a moment)",
+                )
+            } else {
+                error
             }
         }
         Step::Workdir => LaunchError::new(LaunchStep::Workdir, subject, error),
-        Step::Fork => LaunchError::new(LaunchStep::Fork, program, error).hint(
+        Step::Fork => LaunchError::new(LaunchStep::Fork, path.display().to_string(), error).hint(
             "the user's or the machine's limit of processes or memory is reached; run fewer calls at once",
         ),
         Step::Path | Step::Identity => LaunchError::new(LaunchStep::Policy, subject, error)
@@ -237,13 +238,37 @@ pub(super) fn launch_error(failure: &Failure, program: &str) -> LaunchError {
 impl fmt::Display for NoZygote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoZygote::Start(words) => f.write_str(words),
+            NoZygote::Start(what, error) => write!(f, "{what}: {error}"),
             NoZygote::Setup(failure) => f.write_str(&sentence(failure)),
         }
     }
 }
 
 impl NoZygote {
+    fn errno(&self) -> i32 {
+        match self {
+            NoZygote::Start(_, error) => error.raw_os_error().unwrap_or(0),
+            NoZygote::Setup(failure) => failure.errno,
+        }
+    }
+
+    /// Whether it may well be otherwise in a moment.
+    fn ran_out(&self) -> bool {
+        matches!(self.errno(), libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+    }
+
+    /// For a call that waits for it.
+    pub(super) fn into_launch_error(self) -> LaunchError {
+        let errno = io::Error::from_raw_os_error(self.errno());
+        match self.errno() {
+            libc::EAGAIN | libc::ENOMEM => LaunchError::new(LaunchStep::Fork, "zygote", errno)
+                .hint("the user's or the machine's limit of processes or memory is reached; run fewer calls at once"),
+            libc::EMFILE | libc::ENFILE => LaunchError::new(LaunchStep::Pipe, "zygote", errno)
+                .hint("raise the limit of open files (`ulimit -n`), or run fewer calls at once"),
+            _ => LaunchError::new(LaunchStep::Zygote, "", io::Error::other(self.to_string())),
+        }
+    }
+
     /// What to do about it, where that is known.
     fn hint(&self) -> String {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -281,7 +306,7 @@ impl NoZygote {
             NoZygote::Setup(Failure { step: Step::User, .. }) => {
                 "the user is not mapped in this container: name one that is, with `--user`".into()
             }
-            NoZygote::Setup(_) | NoZygote::Start(_) => {
+            NoZygote::Setup(_) | NoZygote::Start(..) => {
                 "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`)".into()
             }
         }

@@ -17,6 +17,7 @@ use super::{socket, zygote::Zygote};
 use crate::{
     cgroup::Cgroup,
     launch::{Counted, Exit, ExitStatus, Process, Usage},
+    procfs,
     residue::{Residue, ScanTarget},
     wait,
 };
@@ -27,14 +28,13 @@ pub(super) struct Contained {
     line: Arc<Line>,
     /// The first process. When it is dead, so are all others.
     first: OwnedFd,
+    /// The program's own, as we see it.
     pid: u32,
     /// It is pid 1 of a namespace of its own: its death takes all others along.
     namespaced: bool,
     cgroup: Option<Cgroup>,
     /// Taking the mounts apart is left to whoever drops this, after the outcome.
     _mounts: Option<OwnedFd>,
-    /// Its sandboxes die with it.
-    _zygote: Arc<Zygote>,
 }
 
 /// The line to the first process, and what came over it.
@@ -42,6 +42,8 @@ pub(super) struct Contained {
 struct Line {
     control: OwnedFd,
     state: Mutex<State>,
+    /// Its sandboxes die with it.
+    zygote: Arc<Zygote>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,8 @@ struct State {
     exited: Option<Exited>,
     killed: bool,
     reaped: bool,
+    /// What was asked last.
+    answered: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +73,12 @@ impl Contained {
         zygote: Arc<Zygote>,
     ) -> Self {
         Self {
-            line: Arc::new(Line { control, state: Mutex::default() }),
+            line: Arc::new(Line { control, state: Mutex::default(), zygote }),
             first,
             pid,
             namespaced,
             cgroup,
             _mounts: mounts,
-            _zygote: zygote,
         }
     }
 }
@@ -91,8 +94,9 @@ impl Line {
             match socket::receive_now(&self.control, socket::SMALL) {
                 Ok(Some(message)) => state.note(Event::from_bytes(&message.bytes)),
                 Err(Errno::AGAIN) => return Ok(false),
-                // It is dead, and did not say how the program ended. We killed it, or somebody else did.
-                Ok(None) | Err(_) if state.killed => return Ok(true),
+                // It is dead, and did not say how the program ended. It was killed, and the program with it, by us or by
+                // somebody else; but when the zygote died, too, nobody knows what happened.
+                Ok(None) | Err(_) if state.killed || !self.zygote.is_gone() => return Ok(true),
                 Ok(None) | Err(_) => return Err(Errno::CHILD.into()),
             }
         }
@@ -114,7 +118,7 @@ impl Line {
                 Some(Event::Living { processes }) => {
                     let living = processes.into_iter().map(|(pid, (group, command))| Residue {
                         pid: pid.unsigned_abs(),
-                        command: words(&command.0),
+                        command: procfs::shown(&command.0, Vec::new),
                         // The program is the first that is started: 2.
                         escaped: group != 2,
                         killed: true,
@@ -130,6 +134,7 @@ impl Line {
 
 impl State {
     fn note(&mut self, event: Option<Event>) {
+        self.answered |= event == Some(Event::Running);
         if let Some(Event::Exited { status, user, system, max_rss, others }) = event {
             self.exited = Some(Exited {
                 status: wait::exit_status(status),
@@ -147,7 +152,6 @@ impl State {
 }
 
 impl Process for Contained {
-    /// That of the sandbox's first process: who kills it, kills all.
     fn id(&self) -> u32 {
         self.pid
     }
@@ -190,6 +194,17 @@ impl Process for Contained {
             Ok(_) => state.exited.is_none_or(|exited| exited.others) && !socket::is_readable(&self.first),
             Err(_) => false,
         }
+    }
+
+    fn ask(&self) {
+        self.line.state().answered = false;
+        self.line.order(Order::Ask);
+    }
+
+    fn has_answered(&self) -> bool {
+        let mut state = self.line.state();
+        let heard = self.line.hear(&mut state);
+        state.answered || !matches!(heard, Ok(false))
     }
 
     fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
@@ -235,10 +250,4 @@ impl Process for Contained {
         }
         Ok(Some(Exit { status, usage, counted }))
     }
-}
-
-/// A command line as one would type it.
-fn words(command: &[u8]) -> String {
-    let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-    words.map(|word| String::from_utf8_lossy(word).trim_end().to_owned()).collect::<Vec<_>>().join(" ")
 }

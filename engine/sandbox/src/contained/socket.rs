@@ -79,7 +79,8 @@ pub(super) fn receive_now(socket: impl AsFd, size: usize) -> Result<Option<Messa
         }
     }
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(Errno::MSGSIZE);
+        // What is sent to us is never that long: there was no descriptor left for one that came with it.
+        return Err(Errno::MFILE);
     }
     bytes.truncate(received.bytes);
     Ok((received.bytes > 0).then_some(Message { bytes, fds, pid }))

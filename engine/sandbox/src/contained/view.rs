@@ -364,7 +364,7 @@ fn beside_links(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// The program that runs this one, if its first line names one (execve(2)).
-fn interpreter(path: &Path) -> Option<PathBuf> {
+pub(super) fn interpreter(path: &Path) -> Option<PathBuf> {
     /// What the kernel looks at.
     const FIRST: u64 = 256;
     let mut head = Vec::new();

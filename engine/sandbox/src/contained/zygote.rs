@@ -55,10 +55,10 @@ struct Keeper {
 }
 
 /// Why there is no zygote.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum NoZygote {
-    /// It could not be started.
-    Start(String),
+    /// It could not be started: what failed, and the kernel's answer.
+    Start(&'static str, io::Error),
     /// It could not set itself up.
     Setup(Failure),
 }
@@ -66,7 +66,7 @@ pub(super) enum NoZygote {
 impl Zygote {
     /// Starts one, and waits until it is set up.
     pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
-        let failed = |what: &str, error: io::Error| NoZygote::Start(format!("{what}: {error}"));
+        let failed = NoZygote::Start;
         let (keeper_socket, theirs) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
         let (zygote_socket, zygote_end) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
         let engine = pidfd_open(getpid(), PidfdFlags::empty())
@@ -99,16 +99,16 @@ impl Zygote {
         let answer = socket::receive(&zygote.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
         let Some(answer) = answer else {
-            return Err(NoZygote::Start(
-                "the zygote ended at once; is it a program for this machine?".into(),
-            ));
+            let error = io::Error::other("it ended at once; is it a program for this machine?");
+            return Err(failed("waiting for the zygote", error));
         };
         if let Some(Event::Failed { failure }) = Event::from_bytes(&answer.bytes) {
             return Err(NoZygote::Setup(failure));
         }
-        zygote.hello = Hello::from_bytes(&answer.bytes)
-            .filter(|hello| hello.version == VERSION)
-            .ok_or_else(|| NoZygote::Start("the zygote is of another version than this library".into()))?;
+        zygote.hello =
+            Hello::from_bytes(&answer.bytes).filter(|hello| hello.version == VERSION).ok_or_else(|| {
+                failed("hearing the zygote", io::Error::other("it is of another version than this library"))
+            })?;
         Ok(zygote)
     }
 
