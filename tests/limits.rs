@@ -17,13 +17,13 @@ use tool_engine::{Call, Engine, Launcher as _, Level, Policy, ResourceLimits, Sa
 /// Runs a test at exactly this level, where there is one.
 fn at<F: Future<Output = ()>>(level: Level, test: impl FnOnce(Engine) -> F) {
     let sandbox = Sandbox::builder().highest(level).build();
-    let offered = sandbox.level(&Policy::default());
+    let offered = sandbox.level(&Policy::default()).expect("what there is can be tried out");
     if offered != level {
         let missing: Vec<_> = sandbox.missing().into_iter().map(|missing| missing.what).collect();
         sandbox.close();
         return skip(&format!("{level} cannot be had here, only {offered}: {}", missing.join("; ")));
     }
-    support::with_engine(|builder| builder.launcher(sandbox), test);
+    support::with_engine(|builder| builder.launcher(sandbox).policy(Policy::default()), test);
 }
 
 /// A script under these limits, at any level that contains it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use support::{failed, succeeded};
-use tool_engine::{ErrorKind, Level, Limit, ResourceLimits};
+use tool_engine::{ErrorKind, Level, Limit, Policy, ResourceLimits};
 
 use crate::{at, python};
 
@@ -90,24 +90,31 @@ for child in made:
     at(Level::NoCgroup, |engine| async move {
         let limits = ResourceLimits { pids: Some(32), ..ResourceLimits::default() };
         let report = succeeded(engine.start(python(script, limits))).await;
-        let per_process = report.enforced.expect("it ran").per_process;
-        if per_process == ["pids"] {
+        let enforced = report.enforced.expect("it ran");
+        assert!(enforced.per_process.is_empty(), "{:?}", enforced.per_process);
+        if enforced.not_held == ["pids"] {
             return crate::skip("this kernel does not bound process ids for each namespace");
         }
-        assert!(per_process.is_empty(), "{per_process:?}");
+        assert!(enforced.not_held.is_empty(), "{:?}", enforced.not_held);
         let made: u32 = report.stdout.text().trim().parse().expect("it says how many");
         assert!((20..=32).contains(&made), "{made}");
     });
 }
 
 #[test]
-fn a_share_of_processors_takes_a_cgroup() {
+fn what_takes_a_cgroup_is_refused_unless_the_level_is_accepted_by_name_and_then_told() {
+    at(Level::NoCgroup, |engine| async move {
+        let limits = ResourceLimits { cpus: Some(0.5), ..ResourceLimits::default() };
+        let call = python("", limits).policy(Policy::default());
+        let (kind, report) = failed(engine.start(call)).await;
+        assert!(matches!(&kind, ErrorKind::Sandbox { hint, .. } if !hint.is_empty()), "{kind}");
+        assert_eq!((report.enforced, report.exit), (None, None));
+    });
     for level in LEVELS {
         at(level, |engine| async move {
-            let limits = ResourceLimits { cpus: Some(0.5), ..ResourceLimits::default() };
-            let (kind, report) = failed(engine.start(python("", limits))).await;
-            assert!(matches!(&kind, ErrorKind::Sandbox { hint, .. } if !hint.is_empty()), "{level}: {kind}");
-            assert_eq!((report.enforced, report.exit), (None, None));
+            let limits = ResourceLimits { cpus: Some(0.5), file_size: Some(1), ..ResourceLimits::default() };
+            let report = succeeded(engine.start(python("", limits))).await;
+            assert_eq!(report.enforced.expect("it ran").not_held, ["cpus"], "{level}");
         });
     }
 }

@@ -283,6 +283,7 @@ impl Inner {
 
         let (launch, per_process) =
             describe(&spec, &view, mounts.mounts, &offer, namespaced, cgroup.is_some(), &program);
+        let bounds_pids = launch.pid_max > 0;
         let host_network = spec.policy.network == Some(Network::Host);
         let joins: Vec<BorrowedFd<'_>> = cgroup.iter().flat_map(Cgroup::join).collect();
         let mut head = Head {
@@ -343,6 +344,7 @@ impl Inner {
                 (false, _) => Proc::Host,
             },
             per_process,
+            not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
         let process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
         Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
@@ -620,11 +622,23 @@ fn limits(
         }
         if namespaced && offer.pid_max {
             pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
-        } else if resources.pids.is_some() {
-            per_process.push("pids".into());
         }
     }
     (limits, pid_max, per_process)
+}
+
+/// What of policy and limits is nobody's to hold.
+fn not_held(spec: &LaunchSpec, namespaced: bool, in_cgroup: bool, bounds_pids: bool) -> Vec<String> {
+    let words = spec.policy.words().chain(spec.resources.words());
+    words
+        .filter(|word| match *word {
+            "hide" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
+            "cpus" => !in_cgroup,
+            "pids" => !in_cgroup && !bounds_pids,
+            _ => false,
+        })
+        .map(String::from)
+        .collect()
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::CgroupVersion;
+use crate::{
+    cgroup::CgroupVersion,
+    policy::{Policy, ResourceLimits},
+};
 
 /// How much of a policy is enforced by the kernel, from nothing to everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -75,11 +78,14 @@ pub struct Enforced {
     /// Which of the limits hold for each of its processes only, not for all of them together.
     #[serde(default)]
     pub per_process: Vec<String>,
+    /// What policy and limits ask for and nobody holds at this level. Only a call that accepts the level by name runs so.
+    #[serde(default)]
+    pub not_held: Vec<String>,
 }
 
 impl Enforced {
-    /// Nothing but a process group.
-    pub fn nothing() -> Self {
+    /// Nothing but a process group, whatever these ask for.
+    pub fn nothing(policy: &Policy, resources: &ResourceLimits) -> Self {
         Self {
             level: Level::None,
             namespaces: Vec::new(),
@@ -89,6 +95,7 @@ impl Enforced {
             user: None,
             proc: Proc::Host,
             per_process: Vec::new(),
+            not_held: policy.words().chain(resources.words()).map(String::from).collect(),
         }
     }
 }
