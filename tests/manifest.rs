@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::json;
 use snapbox::Data;
-use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits};
+use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits, Tmpfs};
 use tool_runtimes::{
     Runtime, Source, Tool,
     manifest::{Manifest, Retry, Warm},
@@ -102,13 +102,22 @@ fn everything_that_can_be_set_is_what_it_says() {
         cpu_time: Some(Duration::from_secs(10)),
         file_size: Some(1 << 30),
         open_files: Some(256),
-        ..ResourceLimits::default()
+        tmp_size: Some(64 << 20),
+        tmp_files: Some(1000),
     };
     assert_eq!(tool.resources, resources);
     assert_eq!((tool.policy.network, tool.policy.level), (Some(Network::None), Some(Level::NoCgroup)));
     assert_eq!(tool.policy.ro, [folder.join("")]);
     assert_eq!(tool.policy.rw, [PathBuf::from("/var/data")]);
     assert_eq!(tool.policy.hide, [folder.join("secret")]);
+    let cache = Tmpfs { path: folder.join("cache"), size: Some(16 << 20) };
+    assert_eq!(tool.policy.tmpfs, [cache, Tmpfs { path: "/scratch".into(), size: None }]);
+    assert_eq!(tool.policy.user, Some(1234));
+    assert_eq!(tool.policy.protect, [folder.join("everything.toml")]);
+    let document = tool.document();
+    assert_eq!(document["policy"]["tmpfs"][0], format!("{}:16777216", folder.join("cache").display()));
+    assert_eq!((&document["policy"]["user"], &document["limits"]["tmp_files"]), (&json!(1234), &json!(1000)));
+    assert_eq!(document["policy"].get("protect"), None, "it is nothing that the author said");
     assert_eq!(tool.env, [("TZ".to_owned(), "UTC".to_owned())]);
     assert_eq!(
         (&tool.env_pass[..], &tool.secrets[..]),
@@ -165,6 +174,11 @@ fn an_included_file_has_defaults_and_paths_of_its_own() {
     let names: Vec<_> = manifest.tools.iter().map(|tool| tool.name.as_str()).collect();
     assert_eq!(names, ["own", "plain", "included", "script"]);
     let included = tool(&manifest, "included");
+    // All of them tell what there is to be called.
+    let files: Vec<_> =
+        included.policy.protect.iter().map(|path| path.strip_prefix(&folder).unwrap().to_owned()).collect();
+    assert!(files.contains(&"defaults.toml".into()) && files.len() > 1, "{files:?}");
+    assert!(manifest.tools.iter().all(|tool| tool.policy.protect == included.policy.protect));
     assert_eq!(included.source, script(Runtime::Python, folder.join("more/b.py"), None));
     assert_eq!(included.limits.timeout, Some(Duration::from_secs(7)));
     assert_eq!((included.policy.network, included.resources.memory, included.env.len()), (None, None, 0));

@@ -1,6 +1,8 @@
 //! The kinds of programs that tools are made of, and what each of them can run.
 
-use std::{ffi::OsStr, fmt, path::Path};
+use std::{ffi::OsStr, fmt, io, path::Path};
+
+use crate::{probe, worker};
 
 /// What runs a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +120,15 @@ impl fmt::Display for Runtime {
 pub struct Version(pub u32, pub u32, pub u32);
 
 impl Version {
+    /// That of a runtime's program, which is asked once: the answer is kept below `temp_dir`, with the workers. Blocks, for
+    /// 10 s at most.
+    ///
+    /// # Errors
+    /// When the program cannot be executed, says no version, or does not end; or the folder cannot be made.
+    pub fn of(program: &Path, temp_dir: &Path) -> io::Result<Self> {
+        probe::version(program, &worker::own_folder(temp_dir)?)
+    }
+
     /// The first version in a text such as `v22.18.0`, `Python 3.11.2` or `deno 2.9.6 (stable, …)`.
     pub(crate) fn find(text: &str) -> Option<Self> {
         text.split_whitespace().find_map(|word| {

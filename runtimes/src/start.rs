@@ -188,7 +188,8 @@ fn deno(policy: &Policy, entry: &Path, cache: &Path) -> Start {
 /// channel need. Programs and native libraries are out of Deno's reach, so they may be used only where the kernel
 /// enforces the policy on them.
 fn deno_permissions(policy: &Policy, entry: &Path) -> Vec<OsString> {
-    if *policy == Policy::default() || *policy == (Policy { level: policy.level, ..Policy::default() }) {
+    let Policy { network, ro, rw, hide, tmpfs, .. } = policy;
+    if network.is_none() && [ro, rw, hide].iter().all(|paths| paths.is_empty()) && tmpfs.is_empty() {
         return words(&["--allow-all"]);
     }
     let list = |flag: &str, paths: Vec<&Path>| {
@@ -201,7 +202,8 @@ fn deno_permissions(policy: &Policy, entry: &Path) -> Vec<OsString> {
         word
     };
     let channel = Path::new(CHANNEL_PLACEHOLDER);
-    let (ro, rw) = (policy.ro.iter().map(PathBuf::as_path), policy.rw.iter().map(PathBuf::as_path));
+    let ro = ro.iter().map(PathBuf::as_path);
+    let rw = rw.iter().chain(tmpfs.iter().map(|tmpfs| &tmpfs.path)).map(PathBuf::as_path);
     let mut args = vec![
         list(
             "--allow-read",
@@ -304,6 +306,14 @@ mod tests {
                  --deny-read=/data/key --deny-write=/data/key"
             )
         );
+        let memory = Policy {
+            tmpfs: vec![tool_engine::Tmpfs { path: "/cache".into(), size: None }],
+            ..Policy::default()
+        };
+        assert!(flags(memory).contains("--allow-write={RUN_TOOL_CHANNEL},/cache "));
+        let not_about_places =
+            Policy { user: Some(9), protect: vec!["/tools.toml".into()], ..Policy::default() };
+        assert_eq!(flags(not_about_places), "--allow-all");
         let contained = flags(Policy { level: None, network: Some(Network::Host), ..offline });
         assert!(contained.ends_with("--allow-net --allow-run --allow-ffi"), "{contained}");
     }

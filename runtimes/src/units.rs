@@ -1,8 +1,8 @@
 //! How times, sizes and the like are written, in manifests and on command lines.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use tool_engine::{AfterExit, Overflow};
+use tool_engine::{AfterExit, Level, Network, Overflow, Tmpfs};
 
 /// A time such as `30s`, `1m 30s`, `200ms`.
 ///
@@ -78,9 +78,93 @@ pub fn show_overflow(overflow: Overflow) -> &'static str {
     }
 }
 
+/// `none` or `host`.
+///
+/// # Errors
+/// What there is.
+pub fn parse_network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        _ => Err(format!("{text:?} is no network; write \"none\" or \"host\"")),
+    }
+}
+
+/// `none`, which is 0, or a number up to 4.
+///
+/// # Errors
+/// What there is.
+pub fn parse_level(text: &str) -> Result<Level, String> {
+    if text == "none" {
+        return Ok(Level::None);
+    }
+    text.parse().ok().and_then(Level::from_number).ok_or_else(|| {
+        format!("there is no level {text:?}; write \"none\" or 0 (no sandbox) to 4 (all of it)")
+    })
+}
+
+/// `PATH` or `PATH:SIZE`. Of a path that has a colon itself what comes after that has a slash, if only at its end.
+///
+/// # Errors
+/// What is wrong with the text, and how it is written.
+pub fn parse_tmpfs(text: &str) -> Result<Tmpfs, String> {
+    let hint = "write it as PATH or PATH:SIZE, such as cache:64MiB";
+    let (path, size) = match text.rsplit_once(':') {
+        Some((path, size)) if !size.contains('/') => match parse_size(size) {
+            Ok(0) => return Err(format!("{text:?} has no room; give a positive size, or leave it out")),
+            Ok(bytes) => (path, Some(bytes)),
+            Err(_) => return Err(format!("{size:?} is no size; {hint}")),
+        },
+        _ => (text, None),
+    };
+    if path.trim().is_empty() {
+        return Err(format!("{text:?} names no folder; {hint}"));
+    }
+    Ok(Tmpfs { path: PathBuf::from(path), size })
+}
+
+/// As [`parse_tmpfs`] reads it.
+pub fn show_tmpfs(tmpfs: &Tmpfs) -> String {
+    let path = tmpfs.path.display();
+    match tmpfs.size {
+        Some(bytes) => format!("{path}:{bytes}"),
+        None => {
+            let text = path.to_string();
+            let is_clear = !text.contains(':') || text.ends_with('/');
+            if is_clear { text } else { text + "/" }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_in_memory() {
+        let tmpfs = |path: &str, size| Ok(Tmpfs { path: path.into(), size });
+        assert_eq!(parse_tmpfs("cache"), tmpfs("cache", None));
+        assert_eq!(parse_tmpfs("/a/b:64MiB"), tmpfs("/a/b", Some(64 << 20)));
+        assert_eq!(parse_tmpfs("a:1/b"), tmpfs("a:1/b", None));
+        assert_eq!(parse_tmpfs("a:1:2K"), tmpfs("a:1", Some(2048)));
+        for wrong in ["", ":1MiB", "a:", "a:much", "a:0"] {
+            assert!(parse_tmpfs(wrong).unwrap_err().contains("; "), "{wrong:?}");
+        }
+        for text in ["/a", "/a:5", "/a:b/"] {
+            assert_eq!(show_tmpfs(&parse_tmpfs(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn levels_and_networks() {
+        assert_eq!((parse_level("none"), parse_level("0")), (Ok(Level::None), Ok(Level::None)));
+        assert_eq!(parse_level("4"), Ok(Level::Full));
+        assert_eq!((parse_network("none"), parse_network("host")), (Ok(Network::None), Ok(Network::Host)));
+        for wrong in ["", "5", "-1", "full"] {
+            assert!(parse_level(wrong).unwrap_err().contains("; write"), "{wrong:?}");
+            assert!(parse_network(wrong).unwrap_err().contains("; write"), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn times() {

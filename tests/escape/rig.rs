@@ -38,7 +38,7 @@ pub(crate) fn engine_at(highest: Level, scene: &Scene) -> Engine {
 /// What this machine can do of that, and what keeps it from more.
 pub(crate) fn offered(highest: Level) -> (Level, String) {
     let sandbox = Sandbox::builder().highest(highest).build();
-    let level = sandbox.level(&Policy::default()).expect("what there is can be tried out");
+    let level = sandbox.level(&Policy::default()).expect("nothing has run out");
     let missing = sandbox.missing().into_iter().map(|missing| missing.what).collect::<Vec<_>>().join("; ");
     sandbox.close();
     (level, missing)

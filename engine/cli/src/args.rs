@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use run_tool::{AfterExit, Overflow, units};
+use run_tool::{AfterExit, Level, Network, Overflow, Tmpfs, units};
 
 use crate::{exit_code, values};
 
@@ -41,6 +41,10 @@ pub(crate) enum Manage {
     Check(Check),
     /// Make a new tool in the current folder: its file, its entry in tools.toml, and a call to try it
     New(New),
+    /// Say what this machine can enforce, what is missing for more, and which runtimes there are
+    ///
+    /// Everything is tried out. Exit code 0: level 3 or 4, which is what calls need unless they accept less.
+    Doctor(Doctor),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -109,6 +113,25 @@ pub(crate) struct Check {
     /// The manifest [default: tools.toml in the current folder or above it]
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Examine as if the machine offered no more than this level
+    #[arg(long, value_name = "N|none", value_parser = units::parse_level)]
+    pub(crate) level: Option<Level>,
+
+    /// The user that tools are to run as, by number; only root can choose [default: 65519]
+    #[arg(long, value_name = "UID", value_parser = values::user)]
+    pub(crate) user: Option<u32>,
+
+    /// A cgroup (version 2) that was delegated to us [default: found]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -194,4 +217,86 @@ pub(crate) struct Common {
     /// Say nothing of our own: no progress, no verdict
     #[arg(long, short)]
     pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) sandbox: Sandbox,
+
+    #[command(flatten)]
+    pub(crate) use_up: UseUp,
+}
+
+/// What it may touch. A tool that the manifest declares can be given less so, not more.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sandbox (a tool that the manifest declares can be given less, not more)")]
+pub(crate) struct Sandbox {
+    /// Show it a file or folder, read-only [default: the folder it runs in, and what every program needs of the system]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) ro: Vec<PathBuf>,
+
+    /// Show it a file or folder that it may write to
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) rw: Vec<PathBuf>,
+
+    /// Hide a file or folder that lies in one it is shown
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) hide: Vec<PathBuf>,
+
+    /// Give it an empty folder in memory, gone when it ends
+    #[arg(long, value_name = "PATH[:SIZE]", value_parser = units::parse_tmpfs)]
+    pub(crate) tmpfs: Vec<Tmpfs>,
+
+    /// Whom it may connect to [default: the tool's, or none]
+    #[arg(long, visible_alias = "net", value_name = "WHOM", value_parser = values::network())]
+    pub(crate) network: Option<Network>,
+
+    /// The user it runs as on this machine, by number; only root can choose [default: the tool's, or 65519, who owns
+    /// nothing]
+    #[arg(long, value_name = "UID", value_parser = values::user)]
+    pub(crate) user: Option<u32>,
+
+    /// The least level of containment that will do: 4 all of it, 3 without a cgroup, 2 without namespaces, 1 Landlock and
+    /// seccomp, none to run it without a sandbox [default: the tool's, or 3]
+    #[arg(long, value_name = "N|none", value_parser = units::parse_level)]
+    pub(crate) level: Option<Level>,
+
+    /// A cgroup (version 2) that was delegated to us, for limits of all its processes together [default: found]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+/// How much it may use.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits (a tool that the manifest declares can be given less, not more)")]
+pub(crate) struct UseUp {
+    /// Memory, of all its processes together [default: the tool's, or no limit]
+    #[arg(long, value_name = "SIZE", value_parser = values::some_size)]
+    pub(crate) memory: Option<u64>,
+
+    /// Processes and threads at a time [default: the tool's, or 1024]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) pids: Option<u32>,
+
+    /// A share of processors: 0.5 is half of one [default: the tool's, or no limit]
+    #[arg(long, value_name = "X", value_parser = values::share)]
+    pub(crate) cpus: Option<f64>,
+
+    /// Time on processors, in all [default: the tool's, or no limit]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    pub(crate) cpu_time: Option<Duration>,
+
+    /// The largest file it may write [default: the tool's, or no limit]
+    #[arg(long, value_name = "SIZE", value_parser = values::some_size)]
+    pub(crate) file_size: Option<u64>,
+
+    /// Open files of one process [default: the tool's, or 4096]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) open_files: Option<u32>,
+
+    /// How much fits into its /tmp, and its /dev/shm [default: the tool's, or 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::some_size)]
+    pub(crate) tmp_size: Option<u64>,
+
+    /// Files and folders in its /tmp, and in its /dev/shm [default: the tool's, or 100000]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) tmp_files: Option<u32>,
 }

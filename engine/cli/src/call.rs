@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use run_tool::{Call, Engine, Limits, Manifest, Runtime, Stdin, Tool, Tools};
+use run_tool::{
+    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Runtime, Sandbox, Stdin, Tmpfs, Tool, Tools,
+};
 use serde_json::Value;
 
 use crate::{
@@ -58,7 +60,8 @@ pub(crate) enum Prints {
 /// An engine, a call and what its tool prints, for `run`.
 pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Prints)> {
     let input = input(&args.input)?;
-    let (tools, name) = if args.target.is_file() && args.manifest.is_none() {
+    let is_declared = args.manifest.is_some() || !args.target.is_file();
+    let (tools, name) = if !is_declared {
         file_tool(args, around)?
     } else {
         let name = args.target.to_string_lossy().into_owned();
@@ -81,8 +84,13 @@ pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Pr
         Ok(Runtime::Shell | Runtime::Command) => Prints::Value,
         _ => Prints::Words,
     };
-    let engine = engine(around).catalog(tools).build()?;
-    Ok((engine, common(Call::tool(name, input), &args.common)?, prints))
+    let engine = engine_for(&args.common, around).catalog(tools).build()?;
+    let mut call = common(Call::tool(name, input), &args.common)?;
+    if is_declared {
+        // Whose policy and limits a call can only make stricter.
+        call = call.policy(policy(&args.common, around)).resources(resources(&args.common));
+    }
+    Ok((engine, call, prints))
 }
 
 /// The tool that a file exports.
@@ -103,6 +111,8 @@ fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
     if let Some(export) = &args.export {
         tool = tool.export(export);
     }
+    // Nobody has declared what it may: who calls it does.
+    let tool = tool.policy(policy(&args.common, around)).resources(resources(&args.common));
     Ok((builder.tool(tool).build()?, name))
 }
 
@@ -117,13 +127,63 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, 
         None if std::io::stdin().is_terminal() => Stdin::Null,
         Some(StdinFrom::Ours) | None => Stdin::Fd(std::io::stdin().as_fd().try_clone_to_owned()?),
     };
-    let call = Call::command(args.command.iter().cloned()).stdin(stdin);
-    Ok((engine(around).build()?, common(call, &args.common)?, Prints::Words))
+    let call = Call::command(args.command.iter().cloned())
+        .stdin(stdin)
+        .policy(policy(&args.common, around))
+        .resources(resources(&args.common));
+    Ok((engine_for(&args.common, around).build()?, common(call, &args.common)?, Prints::Words))
 }
 
 pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
     // Who sits at the command line may wait as long as they like.
-    Engine::builder().temp_dir(&around.temp_dir).max_timeout(Duration::MAX)
+    Engine::builder()
+        .temp_dir(&around.temp_dir)
+        .max_timeout(Duration::MAX)
+        .launcher(Sandbox::builder().temp_dir(&around.temp_dir).build())
+}
+
+/// With what a call asks of the launcher itself.
+fn engine_for(args: &Common, around: &Surroundings) -> run_tool::EngineBuilder {
+    let mut sandbox = Sandbox::builder().temp_dir(&around.temp_dir);
+    if let Some(folder) = &args.sandbox.cgroup {
+        sandbox = sandbox.cgroup(around.current.join(folder));
+    }
+    if let Some(user) = args.sandbox.user {
+        // What there is is tried out as that user: the default one may not exist in a container.
+        sandbox = sandbox.user(user);
+    }
+    engine(around).launcher(sandbox.build())
+}
+
+/// What the arguments allow and forbid. Their paths are relative to the current folder.
+fn policy(args: &Common, around: &Surroundings) -> Policy {
+    let args = &args.sandbox;
+    let absolute = |path: &PathBuf| around.current.join(path);
+    let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
+    Policy {
+        network: args.network,
+        ro: all(&args.ro),
+        rw: all(&args.rw),
+        hide: all(&args.hide),
+        tmpfs: args.tmpfs.iter().map(|one| Tmpfs { path: absolute(&one.path), size: one.size }).collect(),
+        user: args.user,
+        level: args.level,
+        ..Policy::default()
+    }
+}
+
+fn resources(args: &Common) -> ResourceLimits {
+    let args = &args.use_up;
+    ResourceLimits {
+        memory: args.memory,
+        pids: args.pids,
+        cpus: args.cpus,
+        cpu_time: args.cpu_time,
+        file_size: args.file_size,
+        open_files: args.open_files,
+        tmp_size: args.tmp_size,
+        tmp_files: args.tmp_files.map(u64::from),
+    }
 }
 
 fn common(mut call: Call, args: &Common) -> Result<Call> {

@@ -3,6 +3,7 @@
 mod args;
 mod call;
 mod declared;
+mod doctor;
 mod exit_code;
 mod find_runtime;
 mod new;
@@ -87,6 +88,7 @@ fn manage(command: &Manage) -> Result<u8> {
         Manage::List(args) => declared::list(args, &look()?)?,
         Manage::Describe(args) => return in_runtime(false, declared::describe(args, &look()?)),
         Manage::Check(args) => declared::check(args.manifest.as_deref(), &look()?)?,
+        Manage::Doctor(args) => return doctor::doctor(args, &look()?),
         Manage::New(args) => new::new(args)?,
         Manage::Completions { shell } => {
             let mut text = Vec::new();

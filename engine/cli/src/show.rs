@@ -8,8 +8,8 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use run_tool::{
-    CancelSource, Canceler, Cancellation, ErrorKind, Event, EventKind, Events, ExecutionError, Progress,
-    Report,
+    CancelSource, Canceler, Cancellation, Enforced, ErrorKind, Event, EventKind, Events, ExecutionError,
+    Level, Progress, Report,
 };
 use tokio::{runtime::Handle, time::timeout};
 
@@ -242,5 +242,33 @@ fn facts(report: &Report) -> String {
         }
         _ => String::new(),
     };
-    format!(" · {}{memory}", show_time(report.timings.total))
+    let containment = report.enforced.as_ref().map(containment).unwrap_or_default();
+    format!(" · {}{memory}{containment}", show_time(report.timings.total))
+}
+
+/// What was less than one may expect of a sandbox.
+fn containment(enforced: &Enforced) -> String {
+    let level =
+        if enforced.level < Level::NoCgroup { format!(" · {}", enforced.level) } else { String::new() };
+    if enforced.per_process.is_empty() {
+        return level;
+    }
+    format!("{level} · for each process by itself: {}", enforced.per_process.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_less_than_expected_is_told() {
+        let at = |level, limits: &[&str]| {
+            let per_process = limits.iter().map(ToString::to_string).collect();
+            containment(&Enforced { level, per_process, ..Enforced::nothing() })
+        };
+        assert_eq!((at(Level::Full, &[]), at(Level::NoCgroup, &[])), (String::new(), String::new()));
+        assert_eq!(at(Level::None, &[]), " · level 0 (process group only)");
+        assert_eq!(at(Level::NoCgroup, &["memory", "pids"]), " · for each process by itself: memory, pids");
+        assert!(at(Level::Basic, &["pids"]).ends_with(") · for each process by itself: pids"));
+    }
 }

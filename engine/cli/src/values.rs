@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use run_tool::{Overflow, Runtime, units};
+use run_tool::{Network, Overflow, Runtime, units};
 
 /// A time, or `none` for as good as for ever.
 pub(crate) fn time_or_none(text: &str) -> Result<Duration, String> {
@@ -13,6 +13,53 @@ pub(crate) fn time_or_none(text: &str) -> Result<Duration, String> {
 /// `truncate` or `fail`; completions offer them.
 pub(crate) fn overflow() -> impl TypedValueParser<Value = Overflow> {
     PossibleValuesParser::new(["truncate", "fail"]).try_map(|text| units::parse_overflow(&text))
+}
+
+/// `none` or `host`; completions offer them.
+pub(crate) fn network() -> impl TypedValueParser<Value = Network> {
+    PossibleValuesParser::new(["none", "host"]).try_map(|text| units::parse_network(&text))
+}
+
+/// A number of bytes that is not zero.
+pub(crate) fn some_size(text: &str) -> Result<u64, String> {
+    match units::parse_size(text)? {
+        0 => Err("nothing can run with a size of zero; give a positive one, or leave it out".into()),
+        size => Ok(size),
+    }
+}
+
+/// A time that is not zero.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match units::parse_time(text)? {
+        Duration::ZERO => Err("nothing can run for no time; give a positive time, or leave it out".into()),
+        time => Ok(time),
+    }
+}
+
+/// A number of things that is not zero.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("{text:?} is no number of things; give a whole number from 1 on")),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// A share of processors.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share.is_finite() && share > 0.0 => Ok(share),
+        _ => Err(format!("{text:?} processors cannot be given; give a positive number, such as 0.5")),
+    }
+}
+
+/// A user, by number.
+pub(crate) fn user(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("0 is root, and no tool runs as root; name another user".into()),
+        // The kernel's word for nobody at all.
+        Ok(u32::MAX) | Err(_) => Err(format!("{text:?} is no user; give the number that `id -u NAME` says")),
+        Ok(user) => Ok(user),
+    }
 }
 
 /// `NAME=VALUE`.
@@ -111,6 +158,17 @@ mod tests {
         assert_eq!(time_or_none("none"), Ok(Duration::MAX));
         assert_eq!(time_or_none("2s"), Ok(Duration::from_secs(2)));
         assert!(time_or_none("2").unwrap_err().contains("write it as"));
+    }
+
+    #[test]
+    fn limits_that_let_nothing_run_are_refused() {
+        assert_eq!((some_size("1K"), count("3"), share("0.5")), (Ok(1024), Ok(3), Ok(0.5)));
+        assert_eq!((some_time("1s"), user("65519")), (Ok(Duration::from_secs(1)), Ok(65519)));
+        for wrong in ["0", "-1", "x", ""] {
+            assert!(some_size(wrong).is_err() && count(wrong).is_err() && share(wrong).is_err(), "{wrong:?}");
+            assert!(user(wrong).is_err() && some_time(&format!("{wrong}s")).is_err(), "{wrong:?}");
+        }
+        assert!(share("inf").is_err() && share("NaN").is_err() && user("4294967295").is_err());
     }
 
     #[test]

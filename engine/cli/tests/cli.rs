@@ -120,7 +120,7 @@ fn exec_keeps_binary_as_it_is() {
 
 #[test]
 fn the_report_carries_what_is_no_text_as_base64() {
-    let report = json(&output(&["exec", "--json", "--", "printf", r"\377\000a"]).stdout);
+    let report = json(&output(&["exec", "--level", "none", "--json", "--", "printf", r"\377\000a"]).stdout);
     assert_eq!(
         (&report["stdout"]["encoding"], &report["stdout"]["head"]),
         (&"base64".into(), &"/wBh".into())

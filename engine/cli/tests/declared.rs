@@ -168,8 +168,8 @@ fn a_runtime_that_is_missing_is_missed_by_its_own_tools_only() {
 
 #[test]
 fn a_tool_that_is_asked_what_it_is_does_not_outlive_a_sigterm() {
-    // Without a sandbox, so that it knows its own number, and can write.
-    let folder = with_manifest("version = 1\n[tools.slow]\nentry = \"slow.py\"\npolicy.level = 0\n");
+    // Without a sandbox, in which a process does not know what it is called outside.
+    let folder = with_manifest("version = 1\n[tools.slow]\nentry = \"slow.py\"\npolicy.level = \"none\"\n");
     let pipe = folder.path().join("pid");
     mkfifo(&pipe, Mode::S_IRWXU).unwrap();
     let source =
@@ -233,13 +233,18 @@ fn a_call_may_lower_what_the_manifest_allows_and_not_raise_it() {
 #[test]
 fn what_cannot_be_enforced_is_refused_unless_the_manifest_accepts_that() {
     let folder = with_manifest(
-        "version = 1\n[tools.strict]\ncommand = [\"true\"]\npolicy = { network = \"none\" }\n\
-         [tools.hungry]\ncommand = [\"true\"]\nlimits = { memory = \"1MiB\" }\n\
-         [tools.loose]\ncommand = [\"echo\", \"1\"]\npolicy = { network = \"none\", level = 0 }\n",
+        "version = 1\n[tools.strict]\ncommand = [\"true\"]\npolicy = { network = \"none\", level = 4 }\n\
+         [tools.hungry]\ncommand = [\"true\"]\nlimits = { cpus = 0.5 }\n\
+         [tools.loose]\ncommand = [\"echo\", \"1\"]\nlimits = { cpus = 0.5 }\n\
+         policy = { network = \"none\", level = \"none\" }\n",
     );
     let told = |args: &[&str]| told(folder.path(), args);
-
-    assert_eq!(told(&["run", "loose"]).1, "1\n");
+    for tool in ["strict", "hungry"] {
+        // Whatever this machine offers, there is no cgroup there.
+        let (code, _, err) = told(&["run", tool, "--cgroup", "/nonexistent"]);
+        assert!(code == 125 && err.contains("level 4") && err.contains("/nonexistent"), "{err}");
+    }
+    assert_eq!(told(&["run", "loose", "--cgroup", "/nonexistent"]).1, "1\n");
 }
 
 #[test]
@@ -265,6 +270,7 @@ fn a_slip_of_the_pen_is_answered_with_the_nearest_name() {
 
 #[test]
 fn the_tools_of_the_fixtures_do_what_they_say() {
+    // Only the folder itself is shown to its tools, not the way that leads there and back.
     let folder = Path::new(FIXTURES).join("tools").canonicalize().unwrap();
     let data = |name: &str| folder.join("data").join(name).to_str().unwrap().to_owned();
     let rows: [(&str, Value, &str, Value); 9] = [

@@ -72,6 +72,7 @@ pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use secrets::Secret;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
-    CgroupVersion, Enforced, ExitStatus, Landlock, LaunchStep, Launcher, Level, Missing, Network, Policy,
-    Proc, ProcessGroups, Residue, ResourceLimits, Sandbox, SandboxBuilder, Tmpfs,
+    CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock, LandlockFound,
+    LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups, Remark, Residue,
+    ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound,
 };

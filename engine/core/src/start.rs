@@ -174,12 +174,20 @@ impl Starter {
     fn settle_policy(&self, call: &Call, plan: &Plan) -> Result<(Policy, ResourceLimits), ErrorKind> {
         if !matches!(call.target, Target::Command(_)) {
             let hint = "leave it out, or allow it where the tool is declared";
-            if let Some((word, path)) = call.policy.exceeds(&plan.policy.clone().over(&self.policy)) {
+            let tool = plan.policy.clone().over(&self.policy);
+            let asked = call.policy.resolved();
+            if let Some((word, path)) = asked.exceeds(&tool.resolved()) {
                 let subject = match path {
                     Some(path) => format!("policy {word} {}", path.display()),
                     None => format!("policy {word}"),
                 };
                 return Err(invalid(subject, "the call asks for more than its tool is allowed", hint));
+            }
+            let floor =
+                plan.policy.level.unwrap_or_else(|| self.launcher.least_level(&tool, &plan.resources));
+            if let Some(level) = call.policy.level.filter(|level| *level < floor) {
+                let message = format!("the call accepts {level}, and its tool needs {floor}");
+                return Err(invalid("policy level", message, hint));
             }
             if let Some(name) = call.resources.exceeds(&plan.resources) {
                 return Err(invalid(
@@ -191,6 +199,9 @@ impl Starter {
         }
         let mut policy = call.policy.clone().over(&plan.policy).over(&self.policy);
         policy.level = call.policy.level.or(plan.policy.level);
+        if policy.user == Some(0) {
+            return Err(invalid("policy user", "0 is root, and no tool runs as root", "name another user"));
+        }
         let resources = call.resources.clone().over(&plan.resources).over(&self.resources);
         Ok((policy, resources))
     }

@@ -3,6 +3,8 @@
 //! The zygote makes the sandboxes (see the crate `tool-zygote`); in here is who tells it what to make: which paths are
 //! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
 
+mod doctor;
+mod hints;
 mod kernel;
 mod names;
 mod offer;
@@ -33,6 +35,10 @@ use rustix::{
 };
 use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
 
+pub use self::doctor::{
+    CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
+};
+pub(crate) use self::view::PROTECTED;
 use self::{
     names::Written,
     offer::Offer,
@@ -449,7 +455,7 @@ impl Inner {
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(failed(error).hint(format!(
                 "its file system ({}) cannot show files as another user's, so a tool could not write there; put the folder \
-                 on ext4, xfs, btrfs or tmpfs, or run as the folder's owner instead of root",
+                 on ext4, xfs, btrfs or tmpfs (in a container: on a volume), or run as the folder's owner instead of root",
                 offer::file_system(&place.source)
             ))),
             Err(error) => Err(failed(error)),

@@ -16,7 +16,10 @@ mod residue;
 mod wait;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupVersion, Cgroups, Counters, NoCgroups, System};
-pub use contained::{Sandbox, SandboxBuilder};
+pub use contained::{
+    CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Sandbox, SandboxBuilder, Trial,
+    ZygoteFound,
+};
 pub use launch::{
     Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Process,
     Stdin, Usage,

@@ -1,11 +1,14 @@
 //! What a tool may touch, and how much it may use: the words that manifests, programs and command lines share.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::level::Level;
+use crate::{contained::PROTECTED, level::Level};
 
 /// What a tool may touch. What is not named is not restricted by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,9 @@ pub struct Policy {
     pub hide: Vec<PathBuf>,
     /// Folders that are empty and writable, and gone when the call ends. Absolute paths.
     pub tmpfs: Vec<Tmpfs>,
+    /// Files and folders that it may not write to though they lie in one that it may; what [`rw`](Self::rw) names itself
+    /// it may. What is not there is not protected. Absolute paths.
+    pub protect: Vec<PathBuf>,
     /// The user that it runs as on the host, by number; not 0. Only root can choose. Default: one that owns nothing.
     pub user: Option<u32>,
     /// The least [`Level`] that will do. Without it, what the rest needs: see [`least_level`](Self::least_level).
@@ -91,6 +97,10 @@ impl Policy {
             below.hide.iter().filter(new).cloned().collect(),
         );
         self.tmpfs.extend(below.tmpfs.iter().filter(|tmpfs| !named.contains(&tmpfs.path)).cloned());
+        // Of one that both protect once is enough.
+        let protect: Vec<_> =
+            below.protect.iter().filter(|path| !self.protect.contains(path)).cloned().collect();
+        self.protect.extend(protect);
         self.ro.extend(ro);
         self.rw.extend(rw);
         self.hide.extend(hide);
@@ -111,18 +121,46 @@ impl Policy {
         .filter_map(|(word, named)| named.then_some(word))
     }
 
-    /// All paths that are named.
+    /// All paths that are named. What is only protected is not: it is shown where what it lies in is.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         let tmpfs = self.tmpfs.iter().map(|tmpfs| &tmpfs.path);
         self.ro.iter().chain(&self.rw).chain(&self.hide).chain(tmpfs)
     }
 
+    /// The same with the paths that are really meant: without links, where what they lead to is there, and without `..`.
+    /// Blocks.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
+        let all = |paths: &[PathBuf]| paths.iter().map(|path| resolved(path)).collect();
+        let tmpfs = |tmpfs: &Tmpfs| Tmpfs { path: resolved(&tmpfs.path), size: tmpfs.size };
+        Self {
+            ro: all(&self.ro),
+            rw: all(&self.rw),
+            hide: all(&self.hide),
+            protect: all(&self.protect),
+            tmpfs: self.tmpfs.iter().map(tmpfs).collect(),
+            ..*self
+        }
+    }
+
+    /// What may be done where the path lies: what is said of the nearest place around it.
+    fn access(&self, path: &Path) -> Option<Access> {
+        let tmpfs = self.tmpfs.iter().map(|tmpfs| &tmpfs.path);
+        let places = (self.ro.iter().map(|place| (place, Access::Read)))
+            .chain(self.rw.iter().map(|place| (place, Access::Write)))
+            .chain(self.hide.iter().map(|place| (place, Access::None)))
+            // What is on disk there is out of sight.
+            .chain(tmpfs.map(|place| (place, Access::None)));
+        let around = places.filter(|(place, _)| path.starts_with(place));
+        let (place, access) = around.max_by_key(|(place, _)| place.components().count())?;
+        let is_protected = self.protect.iter().any(|kept| kept != place && path.starts_with(kept))
+            || PROTECTED.iter().any(|name| path.starts_with(place.join(name)));
+        Some(if access == Access::Write && is_protected { Access::Read } else { access })
+    }
+
     /// What of this policy allows more than `tool` does: the word for it, and the path, if it is about one. A call may be
-    /// stricter than its tool, not laxer.
+    /// stricter than its tool, not laxer. Of paths as they are written: see [`resolved`](Self::resolved).
     pub fn exceeds(&self, tool: &Self) -> Option<(&'static str, Option<&PathBuf>)> {
-        let outside = |path: &&PathBuf, places: &[&Vec<PathBuf>]| {
-            !places.iter().any(|places| places.iter().any(|place| path.starts_with(place)))
-        };
         if self.network == Some(Network::Host) && tool.network != Some(Network::Host) {
             return Some(("network", None));
         }
@@ -132,11 +170,39 @@ impl Policy {
         if self.user.is_some() && self.user != tool.user {
             return Some(("user", None));
         }
-        if let Some(path) = self.ro.iter().find(|path| outside(path, &[&tool.ro, &tool.rw])) {
-            return Some(("ro", Some(path)));
+        let beyond = |paths: &'_ [PathBuf], least| {
+            paths.iter().position(|path| tool.access(path).unwrap_or(Access::None) < least)
+        };
+        if let Some(found) = beyond(&self.ro, Access::Read) {
+            return Some(("ro", self.ro.get(found)));
         }
-        self.rw.iter().find(|path| outside(path, &[&tool.rw])).map(|path| ("rw", Some(path)))
+        beyond(&self.rw, Access::Write).map(|found| ("rw", self.rw.get(found)))
     }
+}
+
+/// What may be done with a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Access {
+    None,
+    Read,
+    Write,
+}
+
+/// Where a path leads; what is not there, or cannot be looked at, is taken at its word.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let mut plain = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir => {
+                    plain.pop();
+                }
+                other => plain.push(other),
+            }
+        }
+        plain
+    })
 }
 
 impl ResourceLimits {
@@ -213,6 +279,62 @@ mod tests {
         assert_eq!(exceeds(Policy { ro: vec!["/c".into()], ..Policy::default() }), Some("ro"));
         assert_eq!(exceeds(Policy { network: Some(Network::Host), ..Policy::default() }), Some("network"));
         assert_eq!(exceeds(Policy { level: Some(Level::None), ..Policy::default() }), Some("level"));
+    }
+
+    #[test]
+    fn a_call_cannot_open_what_its_tool_keeps_shut_within_what_it_may() {
+        let tool = Policy {
+            ro: vec!["/a".into(), "/b/kept".into()],
+            rw: vec!["/b".into(), "/a/.git/hooks/mine".into()],
+            hide: vec!["/a/secret".into()],
+            tmpfs: vec![Tmpfs { path: "/b/cache".into(), size: None }],
+            protect: vec!["/b/tools.toml".into()],
+            ..Policy::default()
+        };
+        let ro = |path: &str| Policy { ro: vec![path.into()], ..Policy::default() };
+        let rw = |path: &str| Policy { rw: vec![path.into()], ..Policy::default() };
+        let word = |call: Policy| call.exceeds(&tool).map(|(word, _)| word);
+        for path in ["/a/secret", "/a/secret/inner", "/b/cache", "/b/cache/inner", "/c"] {
+            assert_eq!(word(ro(path)), Some("ro"), "{path}");
+        }
+        for path in ["/b/kept", "/b/kept/inner", "/b/tools.toml", "/b/.git/hooks", "/b/.bashrc", "/a/x"] {
+            assert_eq!(word(rw(path)), Some("rw"), "{path}");
+        }
+        for path in ["/a", "/a/x", "/b/kept", "/b/tools.toml", "/b/.git/hooks"] {
+            assert_eq!(word(ro(path)), None, "{path}");
+        }
+        for path in ["/b", "/b/x", "/a/.git/hooks/mine"] {
+            assert_eq!(word(rw(path)), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn links_and_dots_lead_to_what_is_meant() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("in")).unwrap();
+        std::os::unix::fs::symlink("/usr", path.join("in/link")).unwrap();
+        let tool = Policy { rw: vec![path.join("in")], ..Policy::default() };
+        for way in ["in/link", "in/link/bin", "in/../..", "in/gone/../../x"] {
+            let call = Policy { rw: vec![path.join(way)], ..Policy::default() };
+            assert!(call.resolved().exceeds(&tool.resolved()).is_some(), "{way}");
+        }
+        let call = Policy { rw: vec![path.join("in/gone/../x")], ..Policy::default() };
+        assert_eq!(call.resolved().exceeds(&tool.resolved()), None);
+    }
+
+    #[test]
+    fn what_one_layer_protects_the_other_cannot_open() {
+        let tool = Policy { protect: vec!["/a/tools.toml".into()], ..Policy::default() };
+        let call = Policy { protect: vec!["/a/b".into()], ..Policy::default() };
+        let both = call.over(&tool).over(&tool);
+        assert_eq!(both.protect, [PathBuf::from("/a/b"), PathBuf::from("/a/tools.toml")]);
+        assert_eq!(both.paths().count(), 0);
+        assert_eq!(
+            both.least_level(),
+            Level::None,
+            "there is nothing to protect where nothing may be written"
+        );
     }
 
     #[test]

@@ -42,10 +42,14 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> 
         runtimes: Vec::new(),
     };
     files.file(path, real, text);
-    let Files { tools, runtimes, .. } = files;
+    let Files { mut tools, runtimes, known, .. } = files;
     let diagnostics = log.into_diagnostics();
     if !diagnostics.is_empty() {
         return Err(ManifestError::new(diagnostics));
+    }
+    // What a tool writes there would be declared as a tool the next time.
+    for tool in &mut tools {
+        tool.what.policy.protect.clone_from(&known);
     }
     let named = |known: Known<PathBuf>| Some((Runtime::from_name(&known.name)?, known.what));
     let runtimes: BTreeMap<_, _> = runtimes.into_iter().filter_map(named).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use toml::de::DeValue;
-use tool_engine::{AfterExit, Level, Network, Overflow};
+use tool_engine::{AfterExit, Level, Network, Overflow, Tmpfs};
 
 use super::{
     hints::Warm,
@@ -93,18 +93,38 @@ pub(super) fn overflow(value: &DeValue<'_>) -> Result<Overflow, Complaint> {
 }
 
 pub(super) fn network(value: &DeValue<'_>) -> Result<Network, Complaint> {
-    match string(value)?.as_str() {
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        other => Err((format!("{other:?} is no network"), "write \"none\" or \"host\"".into())),
+    units::parse_network(&string(value)?).map_err(complaint)
+}
+
+/// A folder in memory, its path as it is written.
+pub(super) fn tmpfs(text: &str) -> Result<Tmpfs, Complaint> {
+    units::parse_tmpfs(text).map_err(complaint)
+}
+
+/// A user, by number.
+pub(super) fn user(value: &DeValue<'_>) -> Result<u32, Complaint> {
+    let number = integer(value)?;
+    match u32::try_from(number) {
+        Ok(0) => Err(("0 is root".into(), "no tool runs as root; name another user".into())),
+        // The kernel's word for nobody at all.
+        Ok(u32::MAX) | Err(_) => {
+            Err((format!("{number} is no user"), "give the number that `id -u NAME` says".into()))
+        }
+        Ok(user) => Ok(user),
     }
 }
 
 pub(super) fn level(value: &DeValue<'_>) -> Result<Level, Complaint> {
-    let number = integer(value)?;
-    u8::try_from(number).ok().and_then(Level::from_number).ok_or_else(|| {
-        (format!("there is no level {number}"), "write 0 (no sandbox) to 4 (all of it)".into())
-    })
+    const HINT: &str = "write \"none\" or 0 (no sandbox) to 4 (all of it)";
+    match value {
+        DeValue::String(text) if text == "none" => Ok(Level::None),
+        DeValue::String(text) => Err((format!("there is no level {:?}", text.as_ref()), HINT.into())),
+        _ => {
+            let number = integer(value)?;
+            let level = u8::try_from(number).ok().and_then(Level::from_number);
+            level.ok_or_else(|| (format!("there is no level {number}"), HINT.into()))
+        }
+    }
 }
 
 pub(super) fn warm(value: &DeValue<'_>) -> Result<Warm, Complaint> {

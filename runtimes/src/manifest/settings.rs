@@ -2,18 +2,21 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tool_engine::{AfterExit, Level, Limits, Network, Overflow, Policy, ResourceLimits, environment};
+use tool_engine::{AfterExit, Level, Limits, Network, Overflow, Policy, ResourceLimits, Tmpfs, environment};
 
 use super::{
     hints::{Retry, Warm},
     paths,
-    quantity::{after_exit, count, level, network, overflow, share, size, time, time_or_zero, warm},
+    quantity::{
+        after_exit, count, level, network, overflow, share, size, time, time_or_zero, tmpfs, user, warm,
+    },
     reader::{Item, Source, Table, boolean, path, string},
 };
 
 type Maybe<T> = Option<Item<T>>;
 type Names = Option<Item<Vec<Item<String>>>>;
 type Paths = Option<Vec<Item<PathBuf>>>;
+type Folders = Option<Vec<Item<Tmpfs>>>;
 
 /// What is set, and where. What is not set is taken from the layer below, key by key.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +34,8 @@ pub(super) struct Settings {
     cpu_time: Maybe<Duration>,
     file_size: Maybe<u64>,
     open_files: Maybe<u32>,
+    tmp_size: Maybe<u64>,
+    tmp_files: Maybe<u32>,
     stdout: Maybe<u64>,
     stderr: Maybe<u64>,
     message: Maybe<u64>,
@@ -38,6 +43,8 @@ pub(super) struct Settings {
     ro: Paths,
     rw: Paths,
     hide: Paths,
+    tmpfs: Folders,
+    user: Maybe<u32>,
     level: Maybe<Level>,
     pub(super) env: Vec<(String, Item<String>)>,
     pub(super) env_pass: Names,
@@ -83,6 +90,8 @@ impl Settings {
         self.cpu_time = limits.read("cpu_time", time);
         self.file_size = limits.read("file_size", size);
         self.open_files = limits.read("open_files", count);
+        self.tmp_size = limits.read("tmp_size", size);
+        self.tmp_files = limits.read("tmp_files", count);
         self.stdout = limits.read("stdout", size);
         self.stderr = limits.read("stderr", size);
         self.message = limits.read("message", size);
@@ -96,6 +105,8 @@ impl Settings {
         self.ro = path_list(&mut policy, "ro");
         self.rw = path_list(&mut policy, "rw");
         self.hide = path_list(&mut policy, "hide");
+        self.tmpfs = folder_list(&mut policy);
+        self.user = policy.read("user", user);
         policy.finish();
     }
 
@@ -155,6 +166,8 @@ impl Settings {
             cpu_time,
             file_size,
             open_files,
+            tmp_size,
+            tmp_files,
             stdout,
             stderr,
             message,
@@ -162,6 +175,8 @@ impl Settings {
             ro,
             rw,
             hide,
+            tmpfs,
+            user,
             level,
             env_pass,
             attempts,
@@ -205,6 +220,19 @@ impl Settings {
                 }
             }
         }
+        for folder in self.tmpfs.iter().flatten() {
+            for (name, paths) in [("ro", &self.ro), ("rw", &self.rw), ("hide", &self.hide)] {
+                if paths.iter().flatten().any(|path| path.value == folder.value.path) {
+                    let shown = folder.value.path.display();
+                    let message = format!("policy.tmpfs: {shown} is also in policy.{name}");
+                    source.say(
+                        folder.at,
+                        message,
+                        "an empty folder is all there is in its place; name it once",
+                    );
+                }
+            }
+        }
         for writable in self.rw.iter().flatten() {
             if self.ro.iter().flatten().any(|path| path.value == writable.value) {
                 let message = format!("policy.rw: {} is also in policy.ro", writable.value.display());
@@ -236,7 +264,8 @@ impl Settings {
             cpu_time: value(&self.cpu_time),
             file_size: value(&self.file_size),
             open_files: value(&self.open_files),
-            ..ResourceLimits::default()
+            tmp_size: value(&self.tmp_size),
+            tmp_files: value(&self.tmp_files).map(u64::from),
         }
     }
 
@@ -247,6 +276,8 @@ impl Settings {
             ro: all(&self.ro),
             rw: all(&self.rw),
             hide: all(&self.hide),
+            tmpfs: self.tmpfs.iter().flatten().map(|folder| folder.value.clone()).collect(),
+            user: value(&self.user),
             level: value(&self.level),
             ..Policy::default()
         }
@@ -302,6 +333,30 @@ fn path_list(table: &mut Table<'_>, key: &'static str) -> Paths {
         }
     }
     Some(paths)
+}
+
+/// Folders in memory.
+fn folder_list(table: &mut Table<'_>) -> Folders {
+    let source = table.source;
+    let list = table.strings("tmpfs")?.value;
+    let mut folders: Vec<Item<Tmpfs>> = Vec::new();
+    for Item { value, at } in list {
+        let mut folder = match tmpfs(&value) {
+            Ok(folder) => folder,
+            Err((message, hint)) => {
+                source.say(at, format!("policy.tmpfs: {message}"), hint);
+                continue;
+            }
+        };
+        folder.path = paths::absolute(source.folder, &folder.path);
+        if folders.iter().any(|known| known.value.path == folder.path) {
+            let message = format!("policy.tmpfs: {} is there twice", folder.path.display());
+            source.say(at, message, "name it once");
+        } else {
+            folders.push(Item { value: folder, at });
+        }
+    }
+    Some(folders)
 }
 
 /// The names of variables in a list.

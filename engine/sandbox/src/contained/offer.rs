@@ -6,7 +6,9 @@ use rustix::process::{getgid, getuid};
 use tool_zygote::protocol::{Failure, Init, Step};
 
 use super::{
-    SandboxBuilder, bytes, is_root, system, view,
+    SandboxBuilder, bytes,
+    hints::{self, Facts},
+    is_root, system, view,
     zygote::{NoZygote, Zygote},
 };
 use crate::{
@@ -134,21 +136,12 @@ impl Offer {
 }
 
 fn no_landlock(abi: u32) -> Missing {
-    if abi == 0 {
-        Missing {
-            level: Level::None,
-            what: "this kernel has no Landlock, or it is switched off".into(),
-            hint: "use Linux 5.13 or newer with `landlock` in its `lsm=` parameter".into(),
-        }
+    let what = if abi == 0 {
+        "there is no Landlock here".into()
     } else {
-        Missing {
-            level: Level::None,
-            what: format!("Landlock is there (ABI {abi}), but does not refuse what it is told to refuse"),
-            hint:
-                "something between us and the kernel does not do it: use another container runtime or kernel"
-                    .into(),
-        }
-    }
+        format!("Landlock is there (ABI {abi}), but does not refuse what it is told to refuse")
+    };
+    Missing { level: Level::None, what, hint: hints::landlock(abi, &Facts::gather()) }
 }
 
 /// The kinds of namespaces that a call has for itself.
@@ -269,45 +262,14 @@ impl NoZygote {
         }
     }
 
-    /// What to do about it, where that is known.
+    /// What to do about it.
     fn hint(&self) -> String {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let is = |path: &str, value: &str| read(path).trim() == value;
         match self {
-            NoZygote::Setup(Failure {
-                step: Step::Namespaces | Step::UserMap | Step::Propagation | Step::View,
-                errno,
-                ..
-            }) => {
-                if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
-                    "Ubuntu restricts user namespaces: allow this program one with an AppArmor profile that has `userns,`, or \
-                     `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-                        .into()
-                } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-                    "this kernel restricts user namespaces: `sysctl kernel.unprivileged_userns_clone=1`"
-                        .into()
-                } else if is("/proc/sys/user/max_user_namespaces", "0") || *errno == libc::ENOSPC {
-                    "`sysctl user.max_user_namespaces` is used up or 0: raise it".into()
-                } else if Path::new("/.dockerenv").exists() {
-                    "Docker's default profile refuses namespaces: start the container with `--security-opt \
-                     seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`, or \
-                     `--privileged`"
-                        .into()
-                } else if Path::new("/var/run/secrets/kubernetes.io").exists() {
-                    "Kubernetes' default profile refuses namespaces: set `seccompProfile.type: Unconfined` and \
-                     `procMount: Unmasked` with `hostUsers: false`"
-                        .into()
-                } else {
-                    "a container or a security module refuses namespaces: allow them, or accept a lower level by name \
-                     (`--level 1`)"
-                        .into()
-                }
-            }
-            NoZygote::Setup(Failure { step: Step::User, .. }) => {
-                "the user is not mapped in this container: name one that is, with `--user`".into()
-            }
-            NoZygote::Setup(_) | NoZygote::Start(..) => {
-                "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`)".into()
+            NoZygote::Setup(failure) => hints::setup(failure, &Facts::gather()),
+            NoZygote::Start(..) => {
+                "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`), or a folder for ours where \
+                 programs may be executed (`temp_dir(…)`)"
+                    .into()
             }
         }
     }

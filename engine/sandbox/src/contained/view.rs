@@ -53,7 +53,7 @@ pub(super) struct View {
 }
 
 /// What is read-only in a writable folder: by these, what a tool writes would be executed later, by somebody else.
-const PROTECTED: [&str; 17] = [
+pub(crate) const PROTECTED: [&str; 17] = [
     ".git/hooks",
     ".git/config",
     ".bashrc",
@@ -100,7 +100,7 @@ impl View {
         for tmpfs in &policy.tmpfs {
             view.name_tmpfs(&tmpfs.path, tmpfs.size)?;
         }
-        view.protect();
+        view.protect(&policy.protect);
         view.enter(spec.workdir.as_deref(), written)?;
         for path in &spec.shows {
             view.show(path, written)?;
@@ -164,8 +164,11 @@ impl View {
         Ok(())
     }
 
-    /// Takes what is dangerous to write out of the writable folders, unless the policy names it.
-    fn protect(&mut self) {
+    /// Takes what is dangerous to write out of the writable folders, and what the policy protects, unless it names it.
+    fn protect(&mut self, protected: &[PathBuf]) {
+        // By their own names: a link to one is protected where it leads.
+        let protected: Vec<PathBuf> =
+            protected.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
         let writable: Vec<(PathBuf, PathBuf)> = self
             .places
             .iter()
@@ -180,6 +183,17 @@ impl View {
                 if !is_link
                     && !self.places.contains_key(&seen)
                     && let Ok(place) = Place::of(&inner, Mode::ReadOnly, true)
+                {
+                    self.places.insert(seen, place);
+                }
+            }
+            for path in &protected {
+                let Ok(inner) = path.strip_prefix(&source) else { continue };
+                let seen = target.join(inner);
+                // One that is itself what may be written is named.
+                if !inner.as_os_str().is_empty()
+                    && !self.places.contains_key(&seen)
+                    && let Ok(place) = Place::of(path, Mode::ReadOnly, true)
                 {
                     self.places.insert(seen, place);
                 }
@@ -305,7 +319,7 @@ impl View {
 }
 
 impl Place {
-    fn of(source: &Path, mode: Mode, named: bool) -> io::Result<Self> {
+    pub(super) fn of(source: &Path, mode: Mode, named: bool) -> io::Result<Self> {
         let found = fs::metadata(source)?;
         Ok(Self {
             source: source.to_owned(),
@@ -376,7 +390,7 @@ pub(super) fn interpreter(path: &Path) -> Option<PathBuf> {
 
 /// Whether a sandbox has its own of this anyway.
 fn is_own_already(path: &Path) -> bool {
-    path == Path::new("/tmp") || path == Path::new("/dev/shm")
+    ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| path == Path::new(own))
 }
 
 /// Whether showing this would show more than anybody means to: the root, or somebody's home.
@@ -427,7 +441,9 @@ mod tests {
         let folder = folder();
         let path = folder.path().canonicalize().unwrap();
         assert_eq!(view(Policy::default(), &path).unwrap(), [(path.clone(), Mode::ReadOnly)]);
-        assert_eq!(view(Policy::default(), Path::new("/usr/share")).unwrap(), []);
+        for own in ["/usr/share", "/tmp", "/var/tmp"] {
+            assert_eq!(view(Policy::default(), Path::new(own)).unwrap(), [], "{own}");
+        }
         for home in ["/", "/root", "/home"] {
             let refused = view(Policy::default(), Path::new(home));
             assert!(
@@ -463,6 +479,29 @@ mod tests {
         assert_eq!(view(policy, &path).unwrap(), expected);
         let twice = Policy { ro: vec![path.clone(), path.join("a"), path.join("a/.")], ..Policy::default() };
         assert_eq!(view(twice, &path).unwrap(), [(path, Mode::ReadOnly)]);
+    }
+
+    #[test]
+    fn what_the_policy_protects_is_read_only_unless_it_is_named() {
+        let folder = folder();
+        let path = folder.path().canonicalize().unwrap();
+        fs::create_dir(path.join("more")).unwrap();
+        for file in ["my.toml", "more/inner.toml", "named.toml"] {
+            fs::write(path.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("my.toml", path.join("link.toml")).unwrap();
+        let protect = ["link.toml", "my.toml", "more/inner.toml", "named.toml", "gone.toml"];
+        let policy = Policy {
+            rw: vec![path.clone(), path.join("named.toml")],
+            protect: protect.iter().map(|file| path.join(file)).chain(["/usr/bin/env".into()]).collect(),
+            ..Policy::default()
+        };
+        let expected = [
+            (path.clone(), Mode::ReadWrite),
+            (path.join("more/inner.toml"), Mode::ReadOnly),
+            (path.join("my.toml"), Mode::ReadOnly),
+        ];
+        assert_eq!(view(policy, &path).unwrap(), expected);
     }
 
     #[test]
