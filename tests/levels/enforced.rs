@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::Value;
-use support::{failed, ready};
-use tool_engine::{Enforced, Level, Proc};
+use support::{failed, ready, succeeded};
+use tool_engine::{Call, Enforced, Level, Network, Policy, Proc, ResourceLimits};
 
 use crate::{LEVELS, at, folder, python};
 
@@ -80,6 +80,40 @@ fn what_is_told_is_so() {
             let seen = report.stdout.text();
             let seen: Value = serde_json::from_str(seen.lines().next().unwrap()).unwrap();
             assert_agreement(&enforced, &seen, outside);
+        });
+    }
+}
+
+#[test]
+fn what_is_asked_for_and_not_held_is_told() {
+    for (level, expected) in [
+        (Level::None, &["network", "ro", "rw", "hide", "memory", "tmp_size"][..]),
+        (Level::Basic, &["ro", "hide", "tmp_size"]),
+        (Level::NoNamespaces, &["ro", "hide", "tmp_size"]),
+        (Level::NoCgroup, &[]),
+        (Level::Full, &[]),
+    ] {
+        at(level, |engine| async move {
+            let work = folder();
+            for inner in ["ro", "hide"] {
+                fs::create_dir(work.path().join(inner)).unwrap();
+            }
+            let policy = Policy {
+                network: Some(Network::None),
+                rw: vec![work.path().to_owned()],
+                ro: vec![work.path().join("ro")],
+                hide: vec![work.path().join("hide")],
+                level: Some(level),
+                ..Policy::default()
+            };
+            let limits = ResourceLimits {
+                memory: Some(1 << 30),
+                tmp_size: Some(1 << 20),
+                ..ResourceLimits::default()
+            };
+            let call = Call::command(["true"]).workdir(work.path()).policy(policy).resources(limits);
+            let enforced = succeeded(engine.start(call)).await.enforced.expect("it ran");
+            assert_eq!(enforced.not_held, expected, "{level}");
         });
     }
 }

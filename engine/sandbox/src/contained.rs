@@ -635,10 +635,13 @@ fn limits(
 
 /// What of policy and limits is nobody's to hold.
 fn not_held(spec: &LaunchSpec, namespaced: bool, in_cgroup: bool, bounds_pids: bool) -> Vec<String> {
+    let is_in_writable = |path: &PathBuf| spec.policy.rw.iter().any(|outer| path.starts_with(outer));
     let words = spec.policy.words().chain(spec.resources.words());
     words
         .filter(|word| match *word {
-            "hide" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
+            "hide" | "protect" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
+            // Landlock takes nothing back that holds for a folder around it.
+            "ro" => !namespaced && spec.policy.ro.iter().any(is_in_writable),
             "cpus" => !in_cgroup,
             "pids" => !in_cgroup && !bounds_pids,
             _ => false,

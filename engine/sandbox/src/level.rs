@@ -3,10 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    cgroup::CgroupVersion,
-    policy::{Policy, ResourceLimits},
-};
+use crate::cgroup::CgroupVersion;
 
 /// How much of a policy is enforced by the kernel, from nothing to everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -84,8 +81,8 @@ pub struct Enforced {
 }
 
 impl Enforced {
-    /// Nothing but a process group, whatever these ask for.
-    pub fn nothing(policy: &Policy, resources: &ResourceLimits) -> Self {
+    /// Nothing but a process group.
+    pub fn nothing() -> Self {
         Self {
             level: Level::None,
             namespaces: Vec::new(),
@@ -95,7 +92,7 @@ impl Enforced {
             user: None,
             proc: Proc::Host,
             per_process: Vec::new(),
-            not_held: policy.words().chain(resources.words()).map(String::from).collect(),
+            not_held: Vec::new(),
         }
     }
 }

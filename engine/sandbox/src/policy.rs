@@ -114,6 +114,7 @@ impl Policy {
             ("ro", !self.ro.is_empty()),
             ("rw", !self.rw.is_empty()),
             ("hide", !self.hide.is_empty()),
+            ("protect", !self.protect.is_empty()),
             ("tmpfs", !self.tmpfs.is_empty()),
             ("user", self.user.is_some()),
         ]
