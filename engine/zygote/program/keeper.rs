@@ -63,6 +63,8 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         if zygote_died {
             // The engine sees its socket closed, and starts anew. If it has died, the cleaning is ours.
             if !engine_died {
+                // Or it falls to process 1, which in a container may be the engine, and reaps nothing of which it knows nothing.
+                let _ = sys::wait(zygote);
                 sys::exit(0);
             }
             break;
