@@ -14,7 +14,10 @@ pub use dice::Dice;
 pub use ending::{OneTool, Scripted, ended, failed, patient, sh_up, succeeded, with_engine, with_engine_on};
 pub use mark::Mark;
 pub use pattern::{assert_same, pattern};
-pub use processes::{alive, alive_of, children, group_alive, is_alive, is_own_child, remains};
+pub use processes::{
+    alive, alive_of, children, descendants, group_alive, is_alive, is_named, is_own_child, own_cgroups,
+    remains,
+};
 pub use rig::{Flavour, Rig, hostile, hostile_path, level, uncontained};
 pub use scenario::{
     Endless, end_of, in_lanes, is_canceled, is_canceled_at_random, is_dropped_at_random, times_out,

@@ -57,6 +57,50 @@ pub fn is_own_child(pid: u32) -> bool {
     Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id())
 }
 
+/// All living descendants of a process, with their names.
+pub fn descendants(of: u32) -> Vec<(u32, String)> {
+    let all: Vec<(u32, Stat)> = living().collect();
+    let mut family = vec![of];
+    let mut known = 0;
+    while known < family.len() {
+        let parent = family[known];
+        known += 1;
+        family.extend(all.iter().filter(|(_, stat)| stat.parent == parent).map(|(pid, _)| *pid));
+    }
+    all.into_iter()
+        .filter(|(pid, _)| *pid != of && family.contains(pid))
+        .map(|(pid, stat)| (pid, stat.name))
+        .collect()
+}
+
+/// Whether this process runs and still has this name.
+pub fn is_named(pid: u32, name: &str) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.is_alive() && stat.name == name)
+}
+
+/// The folders of cgroups that an engine of this process has made.
+pub fn own_cgroups(pid: u32) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let places =
+        mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    let prefix = format!("run-tool.{pid}.");
+    let mut found = Vec::new();
+    let mut waiting: Vec<_> = places.map(std::path::PathBuf::from).collect();
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                found.push(entry.path().display().to_string());
+            } else {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// The living processes of the machine that belong to this execution by their environment, or are in the process group
 /// of its leader. As `pid name`.
 pub fn remains(execution: ExecutionId, leader: Option<u32>) -> Vec<String> {

@@ -23,7 +23,7 @@ use rustix::pipe::fcntl_getpipe_size;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::unix::pipe;
-use tool_sandbox::{LaunchError, LaunchStep};
+use tool_sandbox::{LaunchError, LaunchStep, own_prefix};
 
 use crate::{
     error::{ProtocolFault, ToolError},
@@ -48,7 +48,7 @@ pub(crate) struct ChannelFolder(PathBuf);
 impl ChannelFolder {
     fn make(parent: &Path) -> Result<Self, LaunchError> {
         // mkdtemp(3) makes it accessible to its owner alone. No `TempDir`: its clean-up needs a free descriptor.
-        mkdtemp(&parent.join("run-tool-XXXXXX")).map(Self).map_err(|errno| {
+        mkdtemp(&parent.join(format!("{}XXXXXX", own_prefix()))).map(Self).map_err(|errno| {
             LaunchError::new(LaunchStep::Channel, parent.display().to_string(), errno).hint(FOLDER_HINT)
         })
     }

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -173,6 +173,11 @@ impl Leader {
         };
         self.reaped |= !matches!(reaped, Ok(None));
         reaped
+    }
+
+    /// What takes time to let go of, once it was reaped.
+    pub(crate) fn remains(&mut self) -> Option<OwnedFd> {
+        self.process.as_mut()?.remains()
     }
 
     /// What to look for when it may have left something running.

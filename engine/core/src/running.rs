@@ -143,6 +143,9 @@ impl<'a> Running<'a> {
         report.pipe_held = self.streams.close();
         let exit = self.reap(&mut report.kill_pending).await;
         self.remove_folder().await;
+        if let Some(remains) = self.leader.remains() {
+            drop(self.lane.spawn(move || drop(remains)));
+        }
         report.timings.draining = draining.elapsed();
 
         report.exit = exit.map(|exit| exit.status);

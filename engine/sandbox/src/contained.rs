@@ -236,6 +236,7 @@ impl Inner {
                 self.mount(&mut mounts, &zygote, user, target, place, &spec.resources)?;
             }
             if let Some(folder) = &spec.private {
+                folder.parent().into_iter().for_each(|parent| zygote.watch(parent));
                 self.mount_private(&mut mounts, user, folder)?;
             }
         }

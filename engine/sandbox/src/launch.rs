@@ -163,6 +163,11 @@ pub trait Process: Send + Sync + Debug {
         None
     }
 
+    /// What takes time to let go of, once it was reaped: to be dropped where nobody waits.
+    fn remains(&mut self) -> Option<OwnedFd> {
+        None
+    }
+
     /// What to look for in [`Launcher::stragglers`], given the inodes of the pipes whose write ends it was given.
     fn scan_target(&self, pipes: Vec<u64>) -> ScanTarget;
 

@@ -27,4 +27,5 @@ pub use launch::{
 pub use level::{Enforced, Landlock, Level, Proc};
 pub use policy::{Network, Policy, ResourceLimits, Tmpfs};
 pub use process_group::ProcessGroups;
+pub use procfs::own_prefix;
 pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};

@@ -1,7 +1,7 @@
 //! What `/proc` tells about one process (proc_pid_stat(5)). Everything here is a snapshot: the process may be gone, or
 //! be another one, by the time it is looked at.
 
-use std::{fs, io};
+use std::{fs, io, sync::LazyLock};
 
 /// The fields of `/proc/PID/stat` that we need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,16 @@ fn is_writable(pid: &str, fd: &str) -> bool {
     flags
         .and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok())
         .is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// How the names of this process's temporary folders begin: with what no other process, now or later, is known by. Whoever
+/// finds one can tell whose it was.
+pub fn own_prefix() -> &'static str {
+    static PREFIX: LazyLock<String> = LazyLock::new(|| {
+        let started = stat("self").map_or(0, |stat| stat.start_time);
+        format!("run-tool-{}.{started}-", std::process::id())
+    });
+    &PREFIX
 }
 
 /// The command line, for people: at most 200 characters; the process's short name in brackets when it has none.

@@ -41,7 +41,8 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         sys::exit(1)
     };
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
-    let (cgroups, folder) = (init.cgroups.clone(), init.folder.clone());
+    let (cgroups, prefix) = (init.cgroups.clone(), init.prefix.clone());
+    let mut watched: Vec<Bytes> = Vec::new();
     let user = init.user;
     let zygote = match sys::fork(0, None) {
         Ok(0) => {
@@ -74,7 +75,10 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         }
         if asked {
             match sys::receive(&socket, false) {
-                Ok(Some((request, _))) => answer(&socket, &request, user),
+                Ok(Some((request, _))) => match Request::from_bytes(&request) {
+                    Some(Request::Watch { folder }) => watched.push(folder),
+                    request => answer(&socket, request, user),
+                },
                 Err(Errno::AGAIN) => {}
                 Ok(None) | Err(_) => break,
             }
@@ -85,12 +89,12 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         let _ = sys::pidfd_send_signal(&zygote_alive, sys::SIGKILL);
     }
     let _ = sys::wait(zygote);
-    clean_up(&cgroups, folder.as_ref());
+    clean_up(&cgroups, &watched, &prefix);
     sys::exit(0)
 }
 
-fn answer(socket: &OwnedFd, request: &[u8], user: Option<(u32, u32)>) {
-    let answer = match (Request::from_bytes(request), user) {
+fn answer(socket: &OwnedFd, request: Option<Request>, user: Option<(u32, u32)>) {
+    let answer = match (request, user) {
         (Some(Request::IdMap { owner }), Some(user)) => id_map(owner, user),
         _ => Err(failure(Step::Message, b"", Errno::PROTO)),
     };
@@ -127,7 +131,7 @@ fn id_map(owner: (u32, u32), user: (u32, u32)) -> Steps<OwnedFd> {
 }
 
 /// Removes what the engine would have removed.
-fn clean_up(cgroups: &[Bytes], folder: Option<&Bytes>) {
+fn clean_up(cgroups: &[Bytes], watched: &[Bytes], prefix: &Bytes) {
     let until = Instant::now() + PATIENCE;
     for cgroup in cgroups {
         let path = Path::new(OsStr::from_bytes(&cgroup.0));
@@ -136,9 +140,12 @@ fn clean_up(cgroups: &[Bytes], folder: Option<&Bytes>) {
             sys::poll([], Some(5));
         }
     }
-    if let Some(folder) = folder {
-        // It may never have been made.
-        let _ = fs::remove_dir_all(OsStr::from_bytes(&folder.0));
+    for folder in watched {
+        let entries = fs::read_dir(OsStr::from_bytes(&folder.0)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(&prefix.0)) {
+            // It may be gone already.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

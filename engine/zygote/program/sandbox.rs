@@ -48,6 +48,7 @@ pub(crate) enum Network {
 
 /// Never returns: it is the life of this process.
 pub(crate) fn live(seed: Seed) -> ! {
+    sys::set_name(c"run-tool-init");
     // What the kernel does when the zygote dies. It may have died before this line.
     if sys::die_with_parent().is_err() || sys::poll([Some(seed.zygote.as_fd())], Some(0)) == [true] {
         sys::exit(1);

@@ -166,8 +166,8 @@ message! {
         namespaces: bool,
         /// Folders to be removed, with the folders in them, when the engine has died: cgroups.
         cgroups: Vec<Bytes>,
-        /// A folder to be removed with everything in it when the engine has died.
-        folder: Option<Bytes>,
+        /// How the names of the engine's own folders begin: see [`Request::Watch`].
+        prefix: Bytes,
         /// What every sandbox shows.
         system: Vec<Entry>,
     }
@@ -237,6 +237,11 @@ kinds! {
             /// User and group on disk.
             owner: (u32, u32),
         } = 0,
+        /// When the engine has died, remove the folders in this one whose names begin with its prefix. There is no answer.
+        Watch {
+            /// The folder.
+            folder: Bytes,
+        } = 1,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use rustix::process::{getgid, getuid};
-use tool_zygote::protocol::{Failure, Init, Step};
+use tool_zygote::protocol::{Bytes, Failure, Init, Step};
 
 use super::{
     SandboxBuilder, bytes,
@@ -15,6 +15,7 @@ use crate::{
     cgroup::{Cgroups, System},
     launch::{LaunchError, LaunchStep, Missing},
     level::{Landlock, Level},
+    procfs::own_prefix,
     program,
 };
 
@@ -129,7 +130,7 @@ impl Offer {
             inside,
             namespaces: self.namespaces,
             cgroups: self.cgroups.iter().flat_map(Cgroups::folders).map(bytes).collect(),
-            folder: None,
+            prefix: Bytes(own_prefix().into()),
             system: if self.namespaces { system::entries(inside) } else { Vec::new() },
         }
     }

@@ -33,8 +33,8 @@ pub(super) struct Contained {
     /// It is pid 1 of a namespace of its own: its death takes all others along.
     namespaced: bool,
     cgroup: Option<Cgroup>,
-    /// Taking the mounts apart is left to whoever drops this, after the outcome.
-    _mounts: Option<OwnedFd>,
+    /// Its mounts are taken apart when this is closed.
+    mounts: Option<OwnedFd>,
 }
 
 /// The line to the first process, and what came over it.
@@ -78,7 +78,7 @@ impl Contained {
             pid,
             namespaced,
             cgroup,
-            _mounts: mounts,
+            mounts,
         }
     }
 }
@@ -214,6 +214,10 @@ impl Process for Contained {
 
     fn cpu_used(&self) -> Option<Duration> {
         self.cgroup.as_ref()?.cpu_used()
+    }
+
+    fn remains(&mut self) -> Option<OwnedFd> {
+        self.mounts.take()
     }
 
     /// Nothing: what is contained need not be looked for.

@@ -21,7 +21,7 @@ use rustix::{
 };
 use tool_zygote::protocol::{Event, Failure, Hello, Init, Request, Step, VERSION, Wire};
 
-use super::{memory_file, socket};
+use super::{bytes, memory_file, socket};
 
 /// How long its start may take. It takes 2 ms; a loaded machine may take a thousand times that.
 const START: Duration = Duration::from_secs(10);
@@ -52,6 +52,8 @@ pub(super) struct Zygote {
 struct Keeper {
     child: Child,
     socket: Option<OwnedFd>,
+    /// Folders that it knows of. Engines have one each.
+    watched: Vec<PathBuf>,
 }
 
 /// Why there is no zygote.
@@ -73,7 +75,7 @@ impl Zygote {
             .map_err(|e| failed("opening a handle to ourselves", e.into()))?;
         let init = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
         let child = source.spawn(theirs).map_err(|error| failed("starting the zygote", error))?;
-        let keeper = Keeper { child, socket: Some(keeper_socket) };
+        let keeper = Keeper { child, socket: Some(keeper_socket), watched: Vec::new() };
         let mut zygote = Self {
             socket: zygote_socket,
             keeper: Mutex::new(keeper),
@@ -144,6 +146,19 @@ impl Zygote {
             (Some(Event::Failed { failure }), _) => Err(failure),
             (_, Some(namespace)) => Ok(namespace),
             _ => Err(failed(Errno::PROTO)),
+        }
+    }
+
+    /// Has the keeper remove our own folders in this one, if we die before we can.
+    pub(super) fn watch(&self, folder: &Path) {
+        let mut keeper = self.keeper();
+        if keeper.watched.iter().any(|watched| watched == folder) {
+            return;
+        }
+        keeper.watched.push(folder.to_owned());
+        if let Some(socket) = &keeper.socket {
+            // It is dead: so is the zygote, and the next ones are told again.
+            let _ = socket::send(socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
         }
     }
 

@@ -1,0 +1,230 @@
+//! What happens when the engine, its keeper, its zygote or a sandbox's first process is killed by SIGKILL, at any moment.
+//!
+//! Promised: nothing that ran is alive a moment later; no process, cgroup or temporary folder is left; no mount and no
+//! network namespace, as those live no longer than their processes. Calls whose zygote died end as `Lost`, those whose
+//! sandbox was killed as killed by SIGKILL; the next call works.
+//!
+//! Not promised: that a cgroup is gone when engine and keeper are killed both. The next engine removes it then.
+//!
+//! Without a sandbox there is nobody to outlive the engine: this suite is about levels 1 to 4.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use support::{
+    Dice, Endless, Flavour, PATIENCE, Rig, failed, level, own_cgroups, patient, ready, succeeded, until,
+};
+use tempfile::TempDir;
+use tool_engine::{Call, Engine, ErrorKind, Execution, ExitStatus, Level, Stdin};
+
+/// How often each of the parties is killed.
+const ROUNDS: u64 = 25;
+
+/// Says why nothing is looked at, where that is so.
+fn is_without_sandbox() -> bool {
+    let without = level() == Level::None;
+    if without {
+        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+        {
+            eprintln!("skipped: at level 0 there is no zygote");
+        }
+    }
+    without
+}
+
+/// Calls that never end by themselves, each in its own bad way.
+fn endless(engine: &Engine, id: u64) -> Vec<Execution> {
+    [Endless::Sleep, Endless::Tree, Endless::Escape, Endless::EscapeUnmarked, Endless::IgnoreTerm]
+        .map(|mode| engine.start(mode.call(id)))
+        .into()
+}
+
+/// A process by the name it gave itself, and whose ancestor we are.
+fn descendants(of: u32, name: &str) -> Vec<u32> {
+    support::descendants(of).into_iter().filter(|(_, own)| own == name).map(|(pid, _)| pid).collect()
+}
+
+fn sigkill(pid: u32) {
+    // It may be dead: so be it.
+    let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL);
+}
+
+#[test]
+fn when_the_engine_is_killed_nothing_of_it_is_left() {
+    if is_without_sandbox() {
+        return;
+    }
+    for round in 0..ROUNDS {
+        let temp = TempDir::with_prefix("run-tool-crash-").expect("a temporary folder");
+        let mut engine = outer(temp.path());
+        let mut said = BufReader::new(engine.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        // Half of the time it is killed while it starts, the other half when everything runs.
+        if round % 2 == 0 {
+            while line != "up\n" {
+                line.clear();
+                assert_ne!(said.read_line(&mut line).expect("it speaks"), 0, "it ended by itself");
+            }
+        } else {
+            std::thread::park_timeout(Duration::from_micros(Dice::new(round).below(60_000)));
+        }
+        let pid = engine.id();
+        let family = support::descendants(pid);
+        sigkill(pid);
+        engine.wait().expect("it is our child");
+        let left = || {
+            let alive: Vec<_> = family.iter().filter(|(pid, name)| support::is_named(*pid, name)).collect();
+            let temp: Vec<_> = fs::read_dir(temp.path()).expect("it is ours").flatten().collect();
+            (alive.is_empty() && own_cgroups(pid).is_empty() && temp.is_empty())
+                .then_some(())
+                .ok_or_else(|| format!("{alive:?} {:?} {temp:?}", own_cgroups(pid)))
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(words) = left() {
+            assert!(Instant::now() < deadline, "round {round}: left: {words}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it starts this test program again, which is no tool call")]
+fn outer(temp: &Path) -> Child {
+    Command::new(std::env::current_exe().expect("we know our own path"))
+        .args(["inner", "--exact", "--ignored", "--nocapture"])
+        .env("CRASH_TEMP", temp)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it can be started")
+}
+
+#[test]
+#[ignore = "the inner half of `when_the_engine_is_killed_nothing_of_it_is_left`"]
+fn inner() {
+    let Some(temp) = std::env::var_os("CRASH_TEMP") else { return };
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let engine = rig.builder().temp_dir(temp).catalog(Endless::catalog()).build().expect("an engine");
+        // One way by a command, the other by a channel, which needs a folder.
+        let mut runs = endless(&engine, 0);
+        runs.extend(endless(&engine, 1));
+        let worker = engine.start(Call::command(["sleep", "1000"]));
+        for run in &runs {
+            ready(&mut run.events()).await;
+        }
+        #[expect(clippy::print_stdout, reason = "whoever started us waits for it")]
+        {
+            println!("\nup");
+        }
+        // Until we are killed.
+        let _ = worker.await;
+    });
+}
+
+/// Kills the zygote or its keeper while calls run.
+fn lost(name: &'static str) {
+    if is_without_sandbox() {
+        return;
+    }
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let mark = rig.mark();
+        let engine = rig.builder().limits(patient()).catalog(Endless::catalog()).build().expect("an engine");
+        for round in 0..ROUNDS {
+            let runs = endless(&engine, round);
+            for run in &runs {
+                ready(&mut run.events()).await;
+            }
+            let [victim] = descendants(std::process::id(), name)[..] else { panic!("there is no {name}") };
+            sigkill(victim);
+            for run in runs {
+                let (kind, report) = failed(run).await;
+                assert!(matches!(kind, ErrorKind::Lost { .. }), "{kind:?}: {report:?}");
+                assert!(kind.is_retryable() && kind.to_string().contains("zygote"), "{kind}");
+            }
+            succeeded(engine.start(Call::command(["true"]))).await;
+        }
+        engine.shutdown(Duration::from_secs(20)).await;
+        drop(engine);
+        mark.assert_settled("after the last zygote").await;
+        assert_eq!(own_cgroups(std::process::id()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn calls_whose_zygote_is_killed_are_lost_and_the_next_works() {
+    lost("run-tool-zygote");
+}
+
+#[test]
+fn calls_whose_zygotes_keeper_is_killed_are_lost_and_the_next_works() {
+    lost("run-tool-keeper");
+}
+
+/// The zygote is killed at a random moment while calls come and go: each ends, as lost or as it should.
+#[test]
+fn a_zygote_killed_at_any_moment_loses_no_call_for_good() {
+    if is_without_sandbox() {
+        return;
+    }
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let mark = rig.mark();
+        let engine = rig.builder().limits(patient()).max_running(4).build().expect("an engine");
+        let mut dice = Dice::new(7);
+        for round in 0..ROUNDS {
+            let runs: Vec<_> = (0..8).map(|_| engine.start(Call::command(["true"]))).collect();
+            tokio::time::sleep(Duration::from_micros(dice.below(8_000))).await;
+            descendants(std::process::id(), "run-tool-zygote").into_iter().for_each(sigkill);
+            for run in runs {
+                if let Err(error) = support::ended(run).await {
+                    assert!(matches!(error.kind(), ErrorKind::Lost { .. }), "round {round}: {error:?}");
+                }
+            }
+        }
+        succeeded(engine.start(Call::command(["true"]))).await;
+        engine.shutdown(Duration::from_secs(20)).await;
+        drop(engine);
+        mark.assert_settled("after the last zygote").await;
+        assert_eq!(own_cgroups(std::process::id()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_sandbox_whose_first_process_is_killed_ends_as_killed() {
+    if level() < Level::NoCgroup {
+        return;
+    }
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let engine = rig.builder().limits(patient()).catalog(Endless::catalog()).build().expect("an engine");
+        for round in 0..ROUNDS {
+            let runs = endless(&engine, round);
+            for run in &runs {
+                ready(&mut run.events()).await;
+            }
+            // All of them have the same name: the zygote's children.
+            let [zygote] = descendants(std::process::id(), "run-tool-zygote")[..] else {
+                panic!("there is one zygote, and its children are called otherwise")
+            };
+            support::descendants(zygote)
+                .into_iter()
+                .filter(|(_, name)| name == "run-tool-init")
+                .for_each(|(pid, _)| sigkill(pid));
+            for run in runs {
+                let (kind, _) = failed(run).await;
+                assert_eq!(kind, ErrorKind::Process { status: ExitStatus::Signal(9) });
+            }
+        }
+        succeeded(engine.start(Call::command(["cat"]).stdin(Stdin::Bytes("x".into())))).await;
+        engine.shutdown(Duration::from_secs(20)).await;
+        until("the cgroups are gone", PATIENCE, || own_cgroups(std::process::id()).is_empty().then_some(()))
+            .await;
+    });
+}
