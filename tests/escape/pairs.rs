@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use support::ready;
+use tool_engine::Level;
 
 use super::{
     judge::{judge, left, outcome},
     programs::{header, in_scene},
-    rig::{contained, engine},
+    rig::{contained, engine, offered},
     scene::Scene,
+    skip,
 };
 
 /// Who behaves, goes on undisturbed beside this one.
 fn beside(file: &'static str) {
+    let (level, missing) = offered(Level::Full);
+    if level < header(file).level {
+        return skip(&format!("{file} needs {}, but there is {level}: {missing}", header(file).level));
+    }
     in_scene(engine, |scene, engine| async move {
         let (good, bad) = (header("neighbour.py"), header(file));
         // What the one is told of its surroundings is reached by nobody.

@@ -304,6 +304,7 @@ impl Inner {
 
         let (launch, per_process) =
             describe(&spec, &view, mounts.mounts, &offer, namespaced, cgroup.is_some(), &program);
+        let bounds_pids = launch.pid_max > 0;
         let host_network = spec.policy.network == Some(Network::Host);
         let joins: Vec<BorrowedFd<'_>> = cgroup.iter().flat_map(Cgroup::join).collect();
         let mut head = Head {
@@ -364,6 +365,7 @@ impl Inner {
                 (false, _) => Proc::Host,
             },
             per_process,
+            not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
         let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
         if namespaced {
@@ -543,6 +545,7 @@ impl Inner {
 
 impl Mounts {
     fn add(&mut self, target: &Path, folder: bool, what: What) {
+        let target = &system::place(target);
         let inside_another = self
             .mounts
             .iter()
@@ -643,11 +646,26 @@ fn limits(
         }
         if namespaced && offer.pid_max {
             pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
-        } else if resources.pids.is_some() {
-            per_process.push("pids".into());
         }
     }
     (limits, pid_max, per_process)
+}
+
+/// What of policy and limits is nobody's to hold.
+fn not_held(spec: &LaunchSpec, namespaced: bool, in_cgroup: bool, bounds_pids: bool) -> Vec<String> {
+    let is_in_writable = |path: &PathBuf| spec.policy.rw.iter().any(|outer| path.starts_with(outer));
+    let words = spec.policy.words().chain(spec.resources.words());
+    words
+        .filter(|word| match *word {
+            "hide" | "protect" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
+            // Landlock takes nothing back that holds for a folder around it.
+            "ro" => !namespaced && spec.policy.ro.iter().any(is_in_writable),
+            "cpus" => !in_cgroup,
+            "pids" => !in_cgroup && !bounds_pids,
+            _ => false,
+        })
+        .map(String::from)
+        .collect()
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {

@@ -75,6 +75,9 @@ pub struct Enforced {
     /// Which of the limits hold for each of its processes only, not for all of them together.
     #[serde(default)]
     pub per_process: Vec<String>,
+    /// What policy and limits ask for and nobody holds at this level. Only a call that accepts the level by name runs so.
+    #[serde(default)]
+    pub not_held: Vec<String>,
 }
 
 impl Enforced {
@@ -89,6 +92,7 @@ impl Enforced {
             user: None,
             proc: Proc::Host,
             per_process: Vec::new(),
+            not_held: Vec::new(),
         }
     }
 }

@@ -107,6 +107,21 @@ impl Policy {
         Self { network: self.network.or(below.network), user: self.user.or(below.user), ..self }
     }
 
+    /// The words for what it restricts.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("network", self.network == Some(Network::None)),
+            ("ro", !self.ro.is_empty()),
+            ("rw", !self.rw.is_empty()),
+            ("hide", !self.hide.is_empty()),
+            ("protect", !self.protect.is_empty()),
+            ("tmpfs", !self.tmpfs.is_empty()),
+            ("user", self.user.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(word, named)| named.then_some(word))
+    }
+
     /// All paths that are named. What is only protected is not: it is shown where what it lies in is.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         let tmpfs = self.tmpfs.iter().map(|tmpfs| &tmpfs.path);
@@ -195,6 +210,22 @@ impl ResourceLimits {
     /// The least level that can enforce these limits, if only for each process by itself.
     pub fn least_level(&self) -> Level {
         if *self == Self::default() { Level::None } else { Level::Basic }
+    }
+
+    /// The names of the limits that are set.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("memory", self.memory.is_some()),
+            ("pids", self.pids.is_some()),
+            ("cpus", self.cpus.is_some()),
+            ("cpu_time", self.cpu_time.is_some()),
+            ("file_size", self.file_size.is_some()),
+            ("open_files", self.open_files.is_some()),
+            ("tmp_size", self.tmp_size.is_some()),
+            ("tmp_files", self.tmp_files.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(word, set)| set.then_some(word))
     }
 
     /// The name of a limit that is higher here than in `tool`, or set there and not here. A call may ask for less than its

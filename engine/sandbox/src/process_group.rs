@@ -80,16 +80,10 @@ impl Launcher for ProcessGroups {
             command.group_spawn().map_err(|error| spawn_error(&path, spec.workdir.as_deref(), error))?;
         // `command` still holds the child's ends of the pipes; they must not outlive this call, or EOF never comes.
         drop(command);
+        let not_held = spec.policy.words().chain(spec.resources.words()).map(String::from).collect();
+        let enforced = Enforced { not_held, ..Enforced::nothing() };
         let (process, exit) = Group::watch(child, spec.execution, not_before, inherited_peak, &name)?;
-        Ok(Launched {
-            process: Box::new(process),
-            exit,
-            stdin,
-            stdout,
-            stderr,
-            gone: None,
-            enforced: Enforced::nothing(),
-        })
+        Ok(Launched { process: Box::new(process), exit, stdin, stdout, stderr, gone: None, enforced })
     }
 
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept {

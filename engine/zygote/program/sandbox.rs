@@ -217,11 +217,12 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     for (number, fd) in birth.stdio.iter().enumerate() {
         sys::dup_to(fd, number as i32).map_err(step(Step::Exec))?;
     }
+    // Before the fence and the privileges: it may be a folder that only its owner can enter.
+    sys::chdir(&birth.workdir).map_err(step(Step::Workdir))?;
+    // From here on nothing is opened: the numbers of our own descriptors may be beyond what the program may have.
     for (resource, (soft, hard)) in birth.rlimits {
         sys::set_limit(*resource, *soft, *hard).map_err(step(Step::Limit))?;
     }
-    // Before the fence and the privileges: it may be a folder that only its owner can enter.
-    sys::chdir(&birth.workdir).map_err(step(Step::Workdir))?;
     sys::drop_capabilities().map_err(step(Step::Capabilities))?;
     sys::no_new_privileges().map_err(step(Step::Capabilities))?;
     if let Some(ruleset) = &birth.ruleset {

@@ -244,6 +244,8 @@ kinds! {
             /// The folder.
             folder: Bytes,
         } = 1,
+        /// The zygote is not needed any more; the engine lives, and cleans up itself.
+        Farewell = 2,
     }
 }
 

@@ -240,6 +240,9 @@ impl fmt::Display for NoZygote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoZygote::Start(what, error) => write!(f, "{what}: {error}"),
+            NoZygote::Died => f.write_str(
+                "the zygote died as soon as it was started; was it killed? the next call starts another",
+            ),
             NoZygote::Setup(failure) => f.write_str(&sentence(failure)),
         }
     }
@@ -249,13 +252,15 @@ impl NoZygote {
     fn errno(&self) -> i32 {
         match self {
             NoZygote::Start(_, error) => error.raw_os_error().unwrap_or(0),
+            NoZygote::Died => 0,
             NoZygote::Setup(failure) => failure.errno,
         }
     }
 
     /// Whether it may well be otherwise in a moment.
     fn ran_out(&self) -> bool {
-        matches!(self.errno(), libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+        matches!(self, NoZygote::Died)
+            || matches!(self.errno(), libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
     }
 
     /// For a call that waits for it.
@@ -274,7 +279,7 @@ impl NoZygote {
     fn hint(&self) -> String {
         match self {
             NoZygote::Setup(failure) => hints::setup(failure, &Facts::gather()),
-            NoZygote::Start(..) => {
+            NoZygote::Start(..) | NoZygote::Died => {
                 "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`), or a folder for ours where \
                  programs may be executed (`temp_dir(…)`)"
                     .into()

@@ -63,6 +63,9 @@ const ETC_FILES: [&str; 22] = [
 /// The devices that are harmless and that programs count on.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
+/// Folders that go by two names.
+const LINKS: [(&str, &str); 3] = [("/var/tmp", "/tmp"), ("/var/run", "/run"), ("/run/shm", "/dev/shm")];
+
 /// The name of the tool's user, and of the machine, as the tool sees them.
 const USER: &str = "tool";
 const HOST: &str = "sandbox";
@@ -93,7 +96,7 @@ pub(super) fn entries(inside: (u32, u32)) -> Vec<Entry> {
         }
     }
     entries.extend(["/etc", "/dev", "/dev/shm", "/proc", "/tmp", "/run", "/var", PRIVATE].map(folder));
-    entries.extend([link("/var/tmp", "/tmp"), link("/var/run", "/run"), link("/run/shm", "/dev/shm")]);
+    entries.extend(LINKS.map(|(path, target)| link(path, target)));
     for path in ETC_FOLDERS {
         if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
             entries.push(Entry::Host { path: bytes(path), folder: true });
@@ -193,6 +196,12 @@ pub(super) fn has(path: &Path) -> bool {
         || own.chain(&ETC_FILES).any(|own| path == Path::new(own))
         || made.map(|name| Path::new("/etc").join(name)).any(|own| own == path)
         || SYSTEM_FOLDERS.iter().chain(&ETC_FOLDERS).any(|folder| Path::new(folder).starts_with(path))
+}
+
+/// Where this path is in a sandbox, without the links that the common view has.
+pub(super) fn place(path: &Path) -> PathBuf {
+    let there = |(link, target): &(&str, &str)| Some(Path::new(target).join(path.strip_prefix(link).ok()?));
+    LINKS.iter().find_map(there).unwrap_or_else(|| path.to_owned())
 }
 
 /// Whether the common view shows this path, as it is on the host.

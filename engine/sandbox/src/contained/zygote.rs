@@ -61,6 +61,8 @@ struct Keeper {
 pub(super) enum NoZygote {
     /// It could not be started: what failed, and the kernel's answer.
     Start(&'static str, io::Error),
+    /// It died without a word: it was killed, or is no zygote at all.
+    Died,
     /// It could not set itself up.
     Setup(Failure),
 }
@@ -102,8 +104,7 @@ impl Zygote {
         let answer = socket::receive(&zygote.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
         let Some(mut answer) = answer else {
-            let error = io::Error::other("it ended at once; is it a program for this machine?");
-            return Err(failed("waiting for the zygote", error));
+            return Err(NoZygote::Died);
         };
         if let Some(Event::Failed { failure }) = Event::from_bytes(&answer.bytes) {
             return Err(NoZygote::Setup(failure));
@@ -167,7 +168,10 @@ impl Zygote {
 impl Drop for Zygote {
     fn drop(&mut self) {
         let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Both see the end of their sockets; the keeper ends when the zygote has.
+        // The zygote sees the end of its socket, and the keeper ends after it.
+        if let Some(socket) = &keeper.socket {
+            let _ = socket::send(socket, &Request::Farewell.to_bytes(), &[]);
+        }
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         keeper.socket = None;
         let until = Instant::now() + FAREWELL;

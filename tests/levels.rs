@@ -1,0 +1,54 @@
+//! Promises: what a report says is enforced is enforced, at each level that can be asked for, as it is seen from outside of
+//! the sandbox and from inside; a call that needs more than there is does not start, and says what is missing; without
+//! namespaces, too, a call reaches no files, sockets and processes but its own, and nothing of it lives on.
+//!
+//! Does not promise: that below level 3 a call is out of sight. It sees the machine's `/proc`, and shares `/tmp` with it.
+
+#[path = "levels/enforced.rs"]
+mod enforced;
+#[path = "levels/in_place.rs"]
+mod in_place;
+#[path = "levels/refused.rs"]
+mod refused;
+
+use std::{ffi::OsStr, path::Path};
+
+use tempfile::TempDir;
+use tool_engine::{Call, Engine, Launcher as _, Level, Network, Policy, Sandbox};
+
+/// All of them.
+const LEVELS: [Level; 5] = [Level::None, Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full];
+
+/// Runs a test at exactly this level, where there is one.
+fn at<F: Future<Output = ()>>(level: Level, test: impl FnOnce(Engine) -> F) {
+    let sandbox = Sandbox::builder().highest(level).build();
+    let offered = sandbox.level(&Policy::default()).expect("what there is can be tried out");
+    if offered != level {
+        let missing: Vec<_> = sandbox.missing().into_iter().map(|missing| missing.what).collect();
+        sandbox.close();
+        return skip(&format!("{level} cannot be had here, only {offered}: {}", missing.join("; ")));
+    }
+    support::with_engine(|builder| builder.launcher(sandbox).policy(Policy::default()), test);
+}
+
+/// A folder for a call to work in. Not in `/tmp`, which below level 3 is everybody's.
+fn folder() -> TempDir {
+    TempDir::with_prefix_in("run-tool-levels-", "/var/tmp").expect("a temporary folder can be made")
+}
+
+/// A script that may write to `folder`, and connect to nobody; at this level or a higher one.
+fn python(level: Level, folder: &Path, script: &str, args: &[&dyn AsRef<OsStr>]) -> Call {
+    let words = ["/usr/bin/python3", "-S", "-c", script].map(OsStr::new).into_iter();
+    Call::command(words.chain(args.iter().map(|arg| (*arg).as_ref()))).workdir(folder).policy(Policy {
+        rw: vec![folder.to_owned()],
+        network: Some(Network::None),
+        level: Some(level),
+        ..Policy::default()
+    })
+}
+
+/// Says that a test was skipped, and why.
+#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
+fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
