@@ -1,5 +1,6 @@
 //! JSON Schemas: what an input or a value has to be like, and in plain words where it is not.
 
+mod reach;
 mod violation;
 
 use std::{fmt, sync::Arc};
@@ -19,6 +20,8 @@ pub struct Schema {
 struct Compiled {
     source: Value,
     validator: Validator,
+    /// How many of its parts are held against one place, one inside the other, as far as its references make that many.
+    reach: usize,
 }
 
 /// What is wrong with a schema.
@@ -39,15 +42,16 @@ impl Schema {
     ///
     /// # Errors
     /// [`SchemaError`] when it is no schema, refers to something outside or that is not there, or has a pattern that
-    /// cannot be held against a text in linear time.
+    /// cannot be held against a text in linear time, or its references lead too far.
     pub fn new(source: Value) -> Result<Self, SchemaError> {
+        let reach = reach::measure(&source)?;
         let built = jsonschema::options()
             .offline()
             .should_validate_formats(true)
             .with_pattern_options(PatternOptions::regex())
             .build(&source);
         match built {
-            Ok(validator) => Ok(Self { compiled: Arc::new(Compiled { source, validator }) }),
+            Ok(validator) => Ok(Self { compiled: Arc::new(Compiled { source, validator, reach }) }),
             Err(error) => Err(SchemaError::of(&source, &error)),
         }
     }
@@ -82,10 +86,34 @@ impl Schema {
     /// # Errors
     /// Where the value is not as it should be.
     pub fn check(&self, value: &Value) -> Result<(), Violations> {
-        if self.compiled.validator.is_valid(value) {
+        /// What fits the smallest stack that a thread may have, with much to spare.
+        const FEW: usize = 256;
+        /// What the deepest value takes that JSON may carry, against the deepest schema, with much to spare.
+        const STACK: usize = 64 << 20;
+        let compiled = &self.compiled;
+        if compiled.reach == 0 || compiled.reach * reach::depth(value) <= FEW {
+            return compiled.check(value);
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("run-tool-schema".into()).stack_size(STACK);
+            match thread
+                .spawn_scoped(scope, || compiled.check(value))
+                .map(std::thread::ScopedJoinHandle::join)
+            {
+                Ok(Ok(checked)) => checked,
+                Ok(Err(_)) => Err(Violations::unchecked("looking at it failed".into())),
+                Err(error) => Err(Violations::unchecked(format!("there is no thread for that: {error}"))),
+            }
+        })
+    }
+}
+
+impl Compiled {
+    fn check(&self, value: &Value) -> Result<(), Violations> {
+        if self.validator.is_valid(value) {
             return Ok(());
         }
-        Err(Violations::of(&self.compiled.source, self.compiled.validator.iter_errors(value)))
+        Err(Violations::of(&self.source, self.validator.iter_errors(value)))
     }
 }
 

@@ -31,9 +31,25 @@ const SHOWN: usize = 60;
 
 impl Violations {
     pub(super) fn of<'a>(schema: &Value, errors: impl Iterator<Item = ValidationError<'a>>) -> Self {
-        let mut errors = errors;
-        let list = errors.by_ref().take(NAMED).map(|error| Violation::of(schema, &error)).collect();
-        Self { list, more: errors.count() }
+        let mut found = Self { list: Vec::new(), more: 0 };
+        for error in errors {
+            if found.list.len() == NAMED {
+                found.more += 1;
+                continue;
+            }
+            let violation = Violation::of(schema, &error);
+            // What several parts of a schema say is said once.
+            if !found.list.contains(&violation) {
+                found.list.push(violation);
+            }
+        }
+        found
+    }
+
+    /// For a value that could not be looked at.
+    pub(super) fn unchecked(reason: String) -> Self {
+        let message = format!("cannot be held against its schema: {reason}");
+        Self { list: vec![Violation { pointer: String::new(), message }], more: 0 }
     }
 }
 
@@ -261,7 +277,7 @@ fn cut(text: &str) -> String {
     cut
 }
 
-fn push(pointer: &mut String, name: &str) {
+pub(super) fn push(pointer: &mut String, name: &str) {
     pointer.push('/');
     pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
 }
@@ -337,6 +353,12 @@ mod tests {
         );
         let options: Vec<_> = (0..30).collect();
         assert!(said(json!({ "enum": options }), json!(99)).ends_with("8, 9 and 20 more"));
+    }
+
+    #[test]
+    fn what_several_parts_of_a_schema_say_is_said_once() {
+        let schema = json!({ "type": "string", "allOf": [{ "type": "string" }, { "minimum": 3 }] });
+        assert_eq!(said(schema, json!(1)), "is 1, not a text; is 1, less than the least allowed, 3");
     }
 
     #[test]
