@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashSet,
     path::{Path, PathBuf},
 };
 
@@ -18,24 +19,49 @@ pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 /// All mistakes so far.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    noted: RefCell<Vec<(usize, usize, Diagnostic)>>,
+    noted: RefCell<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    mistakes: Vec<(usize, usize, Diagnostic)>,
+    /// What each of them says, and where.
+    known: HashSet<(PathBuf, usize, usize, String)>,
+    more: usize,
 }
 
 impl Log {
+    /// More than that nobody reads.
+    const MOST: usize = 200;
+
     /// Notes a mistake; the number of the file and the place in it say where it is told.
     pub(super) fn note(&self, file: usize, offset: usize, diagnostic: Diagnostic) {
         let mut noted = self.noted.borrow_mut();
+        if noted.mistakes.len() == Self::MOST {
+            noted.more += 1;
+            return;
+        }
         // What several tools take over from the defaults is said once.
-        if !noted.iter().any(|(_, _, known)| *known == diagnostic) {
-            noted.push((file, offset, diagnostic));
+        let Diagnostic { file: path, line, column, message, .. } = &diagnostic;
+        if noted.known.insert((path.clone(), *line, *column, message.clone())) {
+            noted.mistakes.push((file, offset, diagnostic));
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.noted.borrow().mistakes.len() == Self::MOST
+    }
+
     /// All of them in the order of the files and their lines.
-    pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
-        let mut noted = self.noted.into_inner();
-        noted.sort_by_key(|(file, offset, _)| (*file, *offset));
-        noted.into_iter().map(|(_, _, diagnostic)| diagnostic).collect()
+    pub(super) fn into_diagnostics(self, shown: &Path) -> Vec<Diagnostic> {
+        let Noted { mut mistakes, more, .. } = self.noted.into_inner();
+        mistakes.sort_by_key(|(file, offset, _)| (*file, *offset));
+        let mut diagnostics: Vec<_> = mistakes.into_iter().map(|(_, _, diagnostic)| diagnostic).collect();
+        if more > 0 {
+            let hint = Some("mend the others first".into());
+            diagnostics.push(Diagnostic::of_file(shown, format!("and {more} more mistakes"), hint));
+        }
+        diagnostics
     }
 }
 
@@ -69,6 +95,10 @@ impl Source<'_> {
     /// Notes a mistake. What to do about it may be empty.
     pub(super) fn say(&self, at: usize, message: impl Into<String>, hint: impl Into<String>) {
         let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        if self.log.is_full() {
+            // To look for its place would be in vain.
+            return self.log.note(self.number, at, Diagnostic::of_file(self.shown, message, hint));
+        }
         self.log.note(self.number, at, Diagnostic::at(self.shown, self.text, at, message, hint));
     }
 
