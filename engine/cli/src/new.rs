@@ -46,6 +46,13 @@ name=$(printf '%s' "$input" | sed -n 's/.*"name" *: *"\([^"]*\)".*/\1/p')
 printf '{"greeting":"Hello, %s!"}\n' "$name"
 "#;
 
+/// A shell script cannot declare one in its own file.
+const SHELL_SCHEMA: &str = r#"input_schema.type = "object"
+input_schema.required = ["name"]
+input_schema.properties.name.type = "string"
+input_schema.additionalProperties = false
+"#;
+
 /// Makes it in the current folder. Nothing that is there is written over.
 pub(crate) fn new(args: &New) -> Result<()> {
     let New { tool, runtime } = args;
@@ -81,6 +88,9 @@ pub(crate) fn new(args: &New) -> Result<()> {
         "\n[tools.\"{tool}\"]\ndescription = \"Greets somebody\"\nruntime = \"{}\"\nentry = \"{file}\"\n",
         runtime.name()
     ));
+    if *runtime == Runtime::Shell {
+        text.push_str(SHELL_SCHEMA);
+    }
     let made = whole_file(&source, Path::new(".")).with_context(|| {
         format!("cannot make {file}; see that the current folder is there, can be written to and has room")
     })?;

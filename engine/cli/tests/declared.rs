@@ -53,6 +53,10 @@ fn a_new_tool_runs_at_once_in_every_runtime() {
         assert!(code == 0 && out.contains(&format!("run-tool run {name} --input name=World")), "{out} {err}");
         let (code, out, err) = told(&["run", &name, "--input", "name=World"]);
         assert_eq!((code, out.as_str()), (0, "{\"greeting\":\"Hello, World!\"}\n"), "{runtime}: {err}");
+        let (code, _, err) = told(&["run", &name, "--input", "nme=World"]);
+        assert!(code == 2 && err.contains("nme: is an unknown field; known are: name"), "{runtime}: {err}");
+        let (_, out, _) = told(&["describe", &name]);
+        assert!(out.ends_with("--input '{\"name\":\"…\"}'\n"), "{runtime}: {out}");
     }
     let (code, out, _) = told(&["check"]);
     assert_eq!((code, out.as_str()), (0, "tools.toml: ok, 5 tools\n"));
@@ -106,6 +110,16 @@ fn a_new_tool_that_cannot_be_made_says_what_is_in_its_way() {
     fs::remove_file(&manifest).unwrap();
     mkfifo(&manifest, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     refused("c", "tools.toml: cannot be read: it is not a file");
+}
+
+#[test]
+fn a_temporary_folder_that_is_not_there_is_named_once_with_what_to_do() {
+    let folder = with_manifest("version = 1\n[tools.a]\nentry = \"a.py\"\n");
+    fs::write(folder.path().join("a.py"), "def run(): return 1\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
+    let output = command.args(["run", "a"]).current_dir(&folder).env("TMPDIR", "/gone").output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("below \"/gone\": No such file") && err.ends_with("is TMPDIR\n"), "{err}");
 }
 
 #[test]

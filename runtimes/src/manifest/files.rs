@@ -61,6 +61,16 @@ fn text_of<'b>(shown: &Path, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
     })
 }
 
+/// What to do about a text that is no TOML.
+fn what_to_do(message: &str) -> &'static str {
+    match message {
+        "duplicate key" => "leave out or rename one of them",
+        _ if message.starts_with("string values must be quoted") => "put it in quotes",
+        _ if message.contains("recurs") => "nest it less deep",
+        _ => "see https://toml.io",
+    }
+}
+
 /// What has been read so far.
 #[derive(Debug)]
 struct Files<'l> {
@@ -104,7 +114,7 @@ impl Files<'_> {
             for error in errors {
                 let at = error.span().map_or(0, |span| span.start);
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                source.say(at, message, "see https://toml.io");
+                source.say(at, message.clone(), what_to_do(&message));
             }
             return;
         }

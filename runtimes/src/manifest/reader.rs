@@ -210,7 +210,16 @@ impl<'a> Table<'a> {
             if !self.known.contains(&name) {
                 let of = if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };
                 let at = key.span().start.min(value.span().start);
-                let hint = suggestion(name, &self.known);
+                let tool = self.name.strip_prefix("tools.").filter(|tool| !tool.contains('.'));
+                let hint = match (tool, value.get_ref()) {
+                    // Somebody meant a name with a dot in it.
+                    (Some(tool), DeValue::Table(below))
+                        if below.contains_key("entry") || below.contains_key("command") =>
+                    {
+                        format!("put a tool's name with a dot in quotes: [tools.\"{tool}.{name}\"]")
+                    }
+                    _ => suggestion(name, &self.known),
+                };
                 self.source.say(at, format!("{name:?} is an unknown key{of}"), hint);
             }
         }
@@ -278,7 +287,8 @@ pub(super) fn integer(value: &DeValue<'_>) -> Result<i64, Complaint> {
     match value {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_err(|_| (format!("{number} is too large a number"), "write a smaller one".into())),
-        other => Err((format!("is {}, not a whole number", kind(other)), String::new())),
+        DeValue::String(_) => Err(("is a text, not a whole number".into(), "write it without quotes".into())),
+        other => Err((format!("is {}, not a whole number", kind(other)), "write a number such as 1".into())),
     }
 }
 
