@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tool_engine::{Contract, Declared, ErrorKind, ToolError, ToolPhase};
 
-use crate::schema::Schema;
+use crate::schema::{self, Schema};
 
 /// The schemas of one tool that are declared from outside.
 #[derive(Debug, Clone)]
@@ -65,19 +65,11 @@ impl Contract for ToolContract {
 
 /// The schema that a tool's own file declares. It is compiled at each call, and nothing ends that half-way.
 fn own(source: &Value) -> Result<Schema, String> {
-    const MOST: usize = 100_000;
-    if count(source) > MOST {
+    const MOST: u64 = 100_000;
+    if schema::count(source) > MOST {
         return Err(format!("it has more than {MOST} values; declare a smaller one"));
     }
     Schema::new(source.clone()).map_err(|error| error.to_string())
-}
-
-fn count(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Value::Object(fields) => 1 + fields.values().map(count).sum::<usize>(),
-        _ => 1,
-    }
 }
 
 #[cfg(test)]

@@ -46,9 +46,8 @@ impl Violations {
         found
     }
 
-    /// For a value that could not be looked at.
-    pub(super) fn unchecked(reason: String) -> Self {
-        let message = format!("cannot be held against its schema: {reason}");
+    /// For what cannot be said of any place.
+    pub(super) fn untold(message: String) -> Self {
         Self { list: vec![Violation { pointer: String::new(), message }], more: 0 }
     }
 }
@@ -137,7 +136,10 @@ impl Violation {
                 "has a field, and may have none".into()
             }
             Kind::FalseSchema => "is not allowed".into(),
-            Kind::Not { schema } => format!("is {is}, which {} forbids", short(schema)),
+            Kind::Not { schema: counted } => {
+                let written = schema.pointer(error.schema_path().as_str()).unwrap_or(counted);
+                format!("is {is}, which {} forbids", short(written))
+            }
             Kind::PropertyNames { error } => {
                 format!("has a field with a wrong name, which {}", Self::of(schema, error).message)
             }
