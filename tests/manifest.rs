@@ -74,6 +74,39 @@ fn a_file_that_cannot_be_read_is_an_error_too() {
 }
 
 #[test]
+fn a_great_many_tools_and_mistakes_are_read_and_told_all_the_same() {
+    let declared = |more: &str| {
+        let tools: String =
+            (0..5000).map(|index| format!("[tools.t{index}]\ncommand = [\"true\"]\n{more}")).collect();
+        Manifest::parse(&format!("version = 1\n{tools}[tools.t_9]\ncommand = [\"true\"]\n"), "tools.toml")
+    };
+    assert_eq!(declared("").unwrap().tools.len(), 5001);
+    let error = declared("x = 1\n").unwrap_err();
+    assert_eq!(error.diagnostics().len(), 201);
+    assert!(error.to_string().ends_with("\ntools.toml: and 4800 more mistakes; mend the others first"));
+    let error = Manifest::parse(
+        "version = 1\n\n[tools.\"t.9\"]\ncommand = [\"a\"]\n[tools.t_9]\ncommand = [\"b\"]\n",
+        "tools.toml",
+    );
+    let said = error.unwrap_err().to_string();
+    assert!(said.contains("tools.toml:5:8: the tools \"t_9\" and \"t.9\" (in tools.toml:3)"), "{said}");
+}
+
+#[test]
+fn files_that_include_each_other_without_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |index: usize| folder.path().join(format!("{index}.toml"));
+    for index in 0..5000 {
+        fs::write(name(index), format!("version = 1\ninclude = [\"{}.toml\"]\n", index + 1)).unwrap();
+    }
+    let said = Manifest::load(name(0)).unwrap_err().to_string();
+    let expected = "15.toml:2:12: include: 16.toml is the last of more than 16 files in a row; include it in";
+    assert!(said.contains(expected), "{said}");
+    fs::write(name(15), "version = 1\n").unwrap();
+    Manifest::load(name(0)).unwrap();
+}
+
+#[test]
 fn everything_that_can_be_set_is_what_it_says() {
     let manifest = good("everything.toml");
     let folder = folder("good").canonicalize().unwrap();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tool_engine::{Contract, Declared, ErrorKind, ToolError, ToolPhase};
 
-use crate::schema::Schema;
+use crate::schema::{self, Schema};
 
 /// The schemas of one tool that are declared from outside.
 #[derive(Debug, Clone)]
@@ -32,9 +32,9 @@ impl Contract for ToolContract {
     fn check_input(&self, input: &Value, declared: &Declared) -> Result<(), ErrorKind> {
         // One from outside counts more, and was looked at before.
         let (None, Some(source)) = (&self.input, &declared.input_schema) else { return Ok(()) };
-        let schema = Schema::new(source.clone()).map_err(|error| ErrorKind::Invalid {
+        let schema = own(source).map_err(|reason| ErrorKind::Invalid {
             subject: format!("tool {:?}", self.tool),
-            message: format!("the input schema that its file declares is none: {error}"),
+            message: format!("the input schema that its file declares is none: {reason}"),
             hint: "correct it in the tool's file".into(),
         })?;
         self.fits(&schema, input)
@@ -51,8 +51,8 @@ impl Contract for ToolContract {
             })
         };
         let own = match (&self.output, &declared.output_schema) {
-            (None, Some(source)) => Some(Schema::new(source.clone()).map_err(|error| {
-                wrong(format!("the output schema that its file declares is none: {error}"))
+            (None, Some(source)) => Some(own(source).map_err(|reason| {
+                wrong(format!("the output schema that its file declares is none: {reason}"))
             })?),
             _ => None,
         };
@@ -60,5 +60,33 @@ impl Contract for ToolContract {
         schema
             .check(value)
             .map_err(|violations| wrong(format!("it is not what its schema says: {violations}")))
+    }
+}
+
+/// The schema that a tool's own file declares. It is compiled at each call, and nothing ends that half-way.
+fn own(source: &Value) -> Result<Schema, String> {
+    const MOST: u64 = 100_000;
+    if schema::count(source) > MOST {
+        return Err(format!("it has more than {MOST} values; declare a smaller one"));
+    }
+    Schema::new(source.clone()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_would_take_long_to_compile_is_refused() {
+        let contract = ToolContract { tool: "a".into(), input: None, output: None };
+        let mut declared = Declared::default();
+        declared.input_schema = Some(json!({ "enum": vec![1; 100_001] }));
+        declared.output_schema.clone_from(&declared.input_schema);
+        let error = contract.check_input(&json!(1), &declared).unwrap_err().to_string();
+        assert!(error.contains("more than 100000 values; declare a smaller one"), "{error}");
+        let error = contract.check_output(&json!(1), &declared).unwrap_err().to_string();
+        assert!(error.contains("the output schema") && error.contains("more than 100000 values"), "{error}");
     }
 }

@@ -1,5 +1,7 @@
 //! JSON Schemas: what an input or a value has to be like, and in plain words where it is not.
 
+mod reach;
+mod steps;
 mod violation;
 
 use std::{fmt, sync::Arc};
@@ -7,6 +9,7 @@ use std::{fmt, sync::Arc};
 use jsonschema::{PatternOptions, ReferencingError, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
+pub(crate) use reach::count;
 pub use violation::{Violation, Violations};
 
 /// A JSON Schema, of 2020-12 where it does not say otherwise, compiled. It refers to nothing outside itself, its patterns
@@ -19,6 +22,8 @@ pub struct Schema {
 struct Compiled {
     source: Value,
     validator: Validator,
+    /// How many of its parts are held against one place, one inside the other, as far as its references make that many.
+    reach: usize,
 }
 
 /// What is wrong with a schema.
@@ -39,17 +44,21 @@ impl Schema {
     ///
     /// # Errors
     /// [`SchemaError`] when it is no schema, refers to something outside or that is not there, or has a pattern that
-    /// cannot be held against a text in linear time.
+    /// cannot be held against a text in linear time, or its references lead too far.
     pub fn new(source: Value) -> Result<Self, SchemaError> {
-        let built = jsonschema::options()
+        let reach = reach::measure(&source)?;
+        let options = jsonschema::options()
             .offline()
             .should_validate_formats(true)
-            .with_pattern_options(PatternOptions::regex())
-            .build(&source);
-        match built {
-            Ok(validator) => Ok(Self { compiled: Arc::new(Compiled { source, validator }) }),
-            Err(error) => Err(SchemaError::of(&source, &error)),
+            .with_pattern_options(PatternOptions::regex());
+        // Mistakes are looked for in the schema as it was written.
+        let mut validator = options.build(&source).map_err(|error| SchemaError::of(&source, &error))?;
+        if reach > 0 {
+            let options = options.with_keyword(steps::KEYWORD, |_, _, _| Ok(Box::new(steps::Step)));
+            validator =
+                options.build(&steps::counted(&source)).map_err(|error| SchemaError::of(&source, &error))?;
         }
+        Ok(Self { compiled: Arc::new(Compiled { source, validator, reach }) })
     }
 
     /// Everything that is wrong with a schema, as far as that can be told at once; at most 20 mistakes.
@@ -82,10 +91,64 @@ impl Schema {
     /// # Errors
     /// Where the value is not as it should be.
     pub fn check(&self, value: &Value) -> Result<(), Violations> {
-        if self.compiled.validator.is_valid(value) {
+        /// What fits the smallest stack that a thread may have, with much to spare.
+        const FEW: usize = 256;
+        /// What the deepest value takes that JSON may carry, against the deepest schema, with much to spare.
+        const STACK: usize = 64 << 20;
+        let compiled = &self.compiled;
+        if compiled.reach == 0 {
+            return compiled.check(value);
+        }
+        if compiled.reach * reach::depth(value) <= FEW {
+            return compiled.count(value);
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("run-tool-schema".into()).stack_size(STACK);
+            match thread
+                .spawn_scoped(scope, || compiled.count(value))
+                .map(std::thread::ScopedJoinHandle::join)
+            {
+                Ok(Ok(checked)) => checked,
+                Ok(Err(_)) => {
+                    Err(Violations::untold("cannot be held against its schema: that failed".into()))
+                }
+                Err(error) => Err(Violations::untold(format!(
+                    "cannot be held against its schema: no thread for it: {error}"
+                ))),
+            }
+        })
+    }
+}
+
+impl Compiled {
+    /// Checks it, but does not follow references without end.
+    fn count(&self, value: &Value) -> Result<(), Violations> {
+        /// What takes a fraction of a second, and more for large values.
+        const STEPS: u64 = 500_000;
+        /// To say what is wrong takes longer than to see that something is.
+        const TELLING: u64 = 20_000;
+        let much = 64 * reach::count(value);
+        match steps::within(STEPS.saturating_add(much), || self.validator.is_valid(value)) {
+            Some(true) => return Ok(()),
+            Some(false) => {}
+            None => {
+                let reason =
+                    "cannot be held against its schema, which has too many forms for one as deep as this";
+                return Err(Violations::untold(reason.into()));
+            }
+        }
+        let told = || Violations::of(&self.source, self.validator.iter_errors(value));
+        let untold = || {
+            Violations::untold("fits none of its forms, which are too many to say where it does not".into())
+        };
+        Err(steps::within(TELLING.saturating_add(much), told).unwrap_or_else(untold))
+    }
+
+    fn check(&self, value: &Value) -> Result<(), Violations> {
+        if self.validator.is_valid(value) {
             return Ok(());
         }
-        Err(Violations::of(&self.compiled.source, self.compiled.validator.iter_errors(value)))
+        Err(Violations::of(&self.source, self.validator.iter_errors(value)))
     }
 }
 

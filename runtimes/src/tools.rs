@@ -73,13 +73,13 @@ pub enum ToolsError {
     },
     /// The worker could not be written.
     #[error(
-        "the worker script could not be written below {folder:?}: {source}; name another folder with `Tools::builder().worker_dir(…)`"
+        "the worker script could not be written below {folder:?}: {reason}; name another folder with `worker_dir`, which on the command line is TMPDIR"
     )]
     Worker {
         /// Below which folder.
         folder: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -370,7 +370,7 @@ impl ToolsBuilder {
     pub fn build(mut self) -> Result<Tools, ToolsError> {
         // Tools have other working folders than we.
         self.worker_dir = std::path::absolute(&self.worker_dir)
-            .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
+            .map_err(|reason| ToolsError::Worker { folder: self.worker_dir.clone(), reason })?;
         let mut tools = BTreeMap::new();
         for tool in self.tools {
             let name = tool.name.clone();
@@ -397,7 +397,7 @@ impl ToolsBuilder {
             let folder = worker::own_folder(&self.worker_dir);
             folder
                 .and_then(|folder| workers.iter().try_for_each(|worker| worker.install(&folder).map(drop)))
-                .map_err(|source| ToolsError::Worker { folder: self.worker_dir.clone(), source })?;
+                .map_err(|reason| ToolsError::Worker { folder: self.worker_dir.clone(), reason })?;
         }
         let named = |name: &String| {
             tools.values().any(|tool| tool.env_pass.contains(name) || tool.secrets.contains(name))

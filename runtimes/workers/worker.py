@@ -204,7 +204,7 @@ def dumps(value):
 
 
 def refuse(value):
-    raise TypeError("JSON has nothing for a %s" % type_name(value))
+    raise TypeError("JSON has nothing for a %s; make it a dict, a list, a text or a number" % type_name(value))
 
 
 def type_name(value):
@@ -280,7 +280,7 @@ def number(value, state):
         sign, digits = ("-", mantissa[1:]) if value < 0 else ("", mantissa)
         return Raw("%s0.%s%s" % (sign, "0" * (exponent - 1), digits.replace(".", "")))
     if value != value or value in (INFINITY, -INFINITY):
-        raise ValueError("JSON has nothing for %r" % value)
+        raise ValueError("JSON has nothing for %r; make it a finite number, a text or None" % value)
     return value
 
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use run_tool::{
     Call, Engine, Limits, Manifest, Policy, ResourceLimits, Runtime, Sandbox, Stdin, Tmpfs, Tool, Tools,
 };
@@ -233,8 +233,12 @@ fn secret(from: &SecretFrom) -> Result<String> {
             Err(VarError::NotUnicode(_)) => bail!("--secret {name}: the variable is not UTF-8; encode it"),
         };
     };
-    let mut value =
-        std::fs::read(path).with_context(|| format!("--secret {name}: cannot read {}", path.display()))?;
+    /// More than a secret may have.
+    const MOST: u64 = 1 << 20;
+    let mut value = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MOST).read_to_end(&mut value))
+        .with_context(|| format!("--secret {name}: cannot read {}; check the path", path.display()))?;
     if value.ends_with(b"\n") {
         value.pop();
         value.pop_if(|last| *last == b'\r');
@@ -258,7 +262,7 @@ fn input(given: &[String]) -> Result<Value> {
                 };
                 let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
                 if object.insert(key.to_owned(), value).is_some() {
-                    bail!("--input: the field {key:?} is given twice");
+                    bail!("--input: the field {key:?} is given twice; give it once");
                 }
             }
             Ok(Value::Object(object))
@@ -276,10 +280,11 @@ fn field(text: &str) -> Option<(&str, &str)> {
 
 fn whole_input(text: &str) -> Result<Value> {
     let (text, origin) = match text.strip_prefix('@') {
-        Some(path) => (
-            std::fs::read_to_string(path).with_context(|| format!("--input: cannot read {path}"))?,
-            path.to_owned(),
-        ),
+        Some("") => bail!("--input @: no file is named after the `@`; write @FILE"),
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            (read.with_context(|| format!("--input: cannot read {path}; check the path"))?, path.to_owned())
+        }
         None if text == "-" => {
             let mut all = String::new();
             std::io::stdin().read_to_string(&mut all).context("--input: cannot read standard input")?;
@@ -287,8 +292,22 @@ fn whole_input(text: &str) -> Result<Value> {
         }
         None => (text.to_owned(), "the argument".to_owned()),
     };
-    serde_json::from_str(&text).with_context(|| {
-        format!(r#"--input: {origin} is not JSON; write for example '{{"text":"…"}}', text=…, or @FILE for a file"#)
+    // Some editors begin a file with a mark that says that it is UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if text.trim().is_empty() {
+        bail!(r#"--input: {origin} is empty; write null, '{{"text":"…"}}', text=…, or @FILE for a file"#);
+    }
+    serde_json::from_str(text).map_err(|error| {
+        let reason = error.to_string();
+        let hint = match text.split_once('=') {
+            _ if reason.starts_with("recursion limit exceeded") => "nest it less deep".to_owned(),
+            _ if reason.starts_with("number out of range") => "write a smaller number, or a text".to_owned(),
+            Some((key, _)) if !key.contains(['{', '[', '"', '\n']) => format!(
+                "of KEY=VALUE, the key begins with a letter or `_`, and {key:?} is none; write JSON for such a field"
+            ),
+            _ => r#"write for example '{"text":"…"}', text=…, or @FILE for a file"#.to_owned(),
+        };
+        anyhow!("--input: {origin} is not JSON that can be read: {reason}; {hint}")
     })
 }
 

@@ -15,6 +15,7 @@ use crate::{
     call::{Surroundings, engine},
     exit_code::{Column, exit_code},
     find_runtime,
+    show::{plain, say},
     signals::Signals,
 };
 
@@ -57,18 +58,22 @@ pub(crate) fn load(asked: Option<&Path>, around: &Surroundings) -> Result<Tools>
 pub(crate) fn list(args: &List, around: &Surroundings) -> Result<()> {
     let tools = load(args.manifest.as_deref(), around)?;
     let documents = tools.names().map(|name| Ok(tools.get(name)?.document())).collect::<Result<Vec<_>>>()?;
-    let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", Value::Array(documents))?;
-        return Ok(());
+        return say(Value::Array(documents));
     }
     let text = |document: &Value, field: &str| document[field].as_str().unwrap_or_default().to_owned();
     let width = tools.names().map(str::len).max().unwrap_or(0);
-    for document in &documents {
-        let (name, runtime) = (text(document, "name"), text(document, "runtime"));
-        writeln!(out, "{name:width$}  {runtime:7}  {}", text(document, "description"))?;
-    }
-    Ok(())
+    let lines: Vec<String> = documents
+        .iter()
+        .map(|document| {
+            let (name, runtime) = (text(document, "name"), text(document, "runtime"));
+            let description = plain(&text(document, "description"));
+            // One tool, one line.
+            let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("{name:width$}  {runtime:7}  {description}").trim_end().to_owned()
+        })
+        .collect();
+    if lines.is_empty() { Ok(()) } else { say(lines.join("\n")) }
 }
 
 /// Shows one tool. What the manifest leaves to the tool's own file is asked there. With the exit code.
@@ -97,18 +102,21 @@ pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<u
     }
     let example = example(&document["input_schema"]);
     document["example"] = format!("run-tool run {} --input '{example}'", args.tool).into();
-    let mut out = io::stdout().lock();
     if args.list.json {
-        writeln!(out, "{document}")?;
+        say(&document)?;
         return Ok(0);
     }
-    for (name, value) in document.as_object().into_iter().flatten() {
-        match value {
-            Value::String(text) => writeln!(out, "{name}: {text}")?,
-            Value::Object(_) => writeln!(out, "{name}: {value:#}")?,
-            other => writeln!(out, "{name}: {other}")?,
-        }
-    }
+    let lines: Vec<String> = document
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name}: {}", plain(text)),
+            Value::Object(_) => format!("{name}: {value:#}"),
+            other => format!("{name}: {other}"),
+        })
+        .collect();
+    say(lines.join("\n"))?;
     Ok(0)
 }
 
@@ -144,8 +152,7 @@ pub(crate) fn check(asked: Option<&Path>, around: &Surroundings) -> Result<()> {
     for warning in missing_runtimes(&tools) {
         writeln!(io::stderr(), "{}: warning: {warning}", path.display())?;
     }
-    writeln!(io::stdout(), "{}: ok, {} tools", path.display(), tools.names().count())?;
-    Ok(())
+    say(format_args!("{}: ok, {} tools", path.display(), tools.names().count()))
 }
 
 /// What keeps tools from being called here: each runtime that is not there, with the tools that need it.

@@ -26,7 +26,7 @@ use crate::{
     args::{Cli, Command, Common, Manage},
     call::{Prints, Surroundings},
     exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
-    show::Live,
+    show::{Live, Unsaid, say},
     signals::Signals,
 };
 
@@ -65,14 +65,25 @@ fn in_runtime(quiet: bool, work: impl Future<Output = Result<u8>>) -> Result<u8>
 
 /// What is wrong before there is an execution, or about telling its end.
 fn fail(error: &anyhow::Error, column: Column) -> ExitCode {
+    let code = match error.downcast_ref() {
+        Some(Unsaid(reason)) if reason.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::from(OUTPUT_CLOSED);
+        }
+        Some(Unsaid(_)) => CANNOT_WRITE,
+        None => column.invalid(),
+    };
     // Our standard error may be closed; the exit code still says it.
     let _ = writeln!(io::stderr(), "run-tool: {error:#}");
-    ExitCode::from(column.invalid())
+    ExitCode::from(code)
 }
 
 /// clap's own answer, but with `exec`'s exit code where the arguments are those of `exec`.
 fn refuse(usage: &clap::Error) -> ExitCode {
-    let _ = usage.print();
+    if let Err(error) = usage.print()
+        && !usage.use_stderr()
+    {
+        return fail(&Unsaid(error).into(), Column::Run);
+    }
     let is_exec = std::env::args_os().nth(1).is_some_and(|word| word == "exec");
     ExitCode::from(match usage.kind() {
         UsageError::DisplayHelp | UsageError::DisplayVersion => 0,
@@ -93,11 +104,11 @@ fn manage(command: &Manage) -> Result<u8> {
         Manage::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "run-tool", &mut text);
-            io::stdout().write_all(&text)?;
+            say(String::from_utf8_lossy(&text).trim_end())?;
         }
         Manage::Man { folder } => clap_mangen::generate_to(Cli::command(), folder)
             .with_context(|| format!("cannot write manual pages into {}", folder.display()))?,
-        Manage::Schema => writeln!(io::stdout(), "{:#}", ReportDocument::schema().to_value())?,
+        Manage::Schema => say(format_args!("{:#}", ReportDocument::schema().to_value()))?,
     }
     Ok(0)
 }

@@ -7,11 +7,11 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
-use run_tool::{Manifest, Runtime};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use run_tool::{Manifest, Runtime, Tool, Tools};
 use tempfile::NamedTempFile;
 
-use crate::args::New;
+use crate::{args::New, show::say};
 
 const JAVASCRIPT: &str = r#"export const inputSchema = {
   type: "object",
@@ -46,6 +46,13 @@ name=$(printf '%s' "$input" | sed -n 's/.*"name" *: *"\([^"]*\)".*/\1/p')
 printf '{"greeting":"Hello, %s!"}\n' "$name"
 "#;
 
+/// A shell script cannot declare one in its own file.
+const SHELL_SCHEMA: &str = r#"input_schema.type = "object"
+input_schema.required = ["name"]
+input_schema.properties.name.type = "string"
+input_schema.additionalProperties = false
+"#;
+
 /// Makes it in the current folder. Nothing that is there is written over.
 pub(crate) fn new(args: &New) -> Result<()> {
     let New { tool, runtime } = args;
@@ -57,40 +64,56 @@ pub(crate) fn new(args: &New) -> Result<()> {
         Runtime::Shell => ("sh", SHELL.to_owned()),
         _ => ("mjs", JAVASCRIPT.to_owned()),
     };
-    if tool.contains(['/', '\0', '"', '\n']) || tool.is_empty() {
-        bail!(
-            "{tool:?} cannot be a tool's name: begin with a letter or digit, then letters, digits, `_`, `.` or `-`"
-        );
-    }
+    // It says what is wrong with the name.
+    Tools::builder().tool(Tool::command(tool, ["true"])).build()?;
     let (file, manifest) = (format!("{tool}.{ending}"), Path::new("tools.toml"));
     if manifest.is_symlink() && !manifest.exists() {
         bail!("tools.toml is a link to a file that is not there; make that file, or remove the link");
     }
-    let mut text = match fs::read_to_string(manifest) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "version = 1\n".to_owned(),
-        Err(error) => return Err(error).context("cannot read tools.toml"),
-    };
+    let mut text = "version = 1\n".to_owned();
+    if manifest.exists() {
+        // What is wrong with it already, before anything is added.
+        let known = Manifest::load(manifest)?.tools;
+        let shown = |name: &str| name.replace('.', "_");
+        if let Some(other) = known.iter().find(|other| shown(&other.name) == shown(tool)) {
+            bail!(
+                "tools.toml has a tool {:?} already{}; choose another name, or remove it there",
+                other.name,
+                if other.name == *tool { "" } else { ", and `.` is shown as `_`" }
+            );
+        }
+        text = fs::read_to_string(manifest).context("cannot read tools.toml")?;
+    }
     text.push_str(&format!(
         "\n[tools.\"{tool}\"]\ndescription = \"Greets somebody\"\nruntime = \"{}\"\nentry = \"{file}\"\n",
         runtime.name()
     ));
-    whole_file(&source, Path::new("."))
-        .and_then(|made| Ok(made.persist_noclobber(&file)?))
-        .with_context(|| format!("cannot make {file}; choose another name, or remove it"))?;
+    if *runtime == Runtime::Shell {
+        text.push_str(SHELL_SCHEMA);
+    }
+    let made = whole_file(&source, Path::new(".")).with_context(|| {
+        format!("cannot make {file}; see that the current folder is there, can be written to and has room")
+    })?;
+    made.persist_noclobber(&file).map_err(|failed| match failed.error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            anyhow!("there is a file {file} already; choose another name, or remove it")
+        }
+        _ => Error::from(failed.error).context(format!("cannot make {file}")),
+    })?;
     // The whole manifest has to hold before it is written.
     let written = Manifest::parse(&text, manifest)
-        .map_err(anyhow::Error::from)
-        .and_then(|_| replace(manifest, &text).context("cannot write tools.toml"));
+        .context("an entry cannot be added at the end of tools.toml; write its tools as [tools.NAME]")
+        .and_then(|_| {
+            replace(manifest, &text).context("cannot write tools.toml; see that it can be written to")
+        });
     if let Err(error) = written {
-        fs::remove_file(&file)?;
+        fs::remove_file(&file)
+            .with_context(|| format!("cannot remove {file} again, after this: {error:#}"))?;
         return Err(error);
     }
-    writeln!(
-        io::stdout(),
+    say(format_args!(
         "made {file} and its entry in tools.toml; try it:\n  run-tool run {tool} --input name=World"
-    )?;
-    Ok(())
+    ))
 }
 
 /// Renamed into place, so that nobody reads half of it. Of a link it is the target that is replaced.

@@ -1,6 +1,7 @@
 //! What a person or a script sees of an execution while it runs, and when it has ended.
 
 use std::{
+    fmt,
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
@@ -17,6 +18,34 @@ use crate::{
     exit_code::Column,
     values::{show_size, show_time},
 };
+
+/// What there is to say could not be written.
+#[derive(Debug)]
+pub(crate) struct Unsaid(pub(crate) io::Error);
+
+impl fmt::Display for Unsaid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot write what there is to say: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unsaid {}
+
+/// A line, or several, on standard output.
+///
+/// # Errors
+/// [`Unsaid`].
+pub(crate) fn say(text: impl fmt::Display) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    Ok(written.map_err(Unsaid)?)
+}
+
+/// A text that does nothing to a terminal, whatever somebody put into it. Its lines stay.
+pub(crate) fn plain(text: &str) -> String {
+    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    text.chars().map(|c| if harmless(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
 
 /// What is shown while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

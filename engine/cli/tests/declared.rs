@@ -53,13 +53,17 @@ fn a_new_tool_runs_at_once_in_every_runtime() {
         assert!(code == 0 && out.contains(&format!("run-tool run {name} --input name=World")), "{out} {err}");
         let (code, out, err) = told(&["run", &name, "--input", "name=World"]);
         assert_eq!((code, out.as_str()), (0, "{\"greeting\":\"Hello, World!\"}\n"), "{runtime}: {err}");
+        let (code, _, err) = told(&["run", &name, "--input", "nme=World"]);
+        assert!(code == 2 && err.contains("nme: is an unknown field; known are: name"), "{runtime}: {err}");
+        let (_, out, _) = told(&["describe", &name]);
+        assert!(out.ends_with("--input '{\"name\":\"…\"}'\n"), "{runtime}: {out}");
     }
     let (code, out, _) = told(&["check"]);
     assert_eq!((code, out.as_str()), (0, "tools.toml: ok, 5 tools\n"));
     let (_, out, _) = told(&["list"]);
     assert_eq!(out.lines().count(), 5, "{out}");
     let (code, _, err) = told(&["new", "hello-bun", "--runtime", "bun"]);
-    assert!(code == 2 && err.contains("hello-bun.ts"), "{err}");
+    assert!(code == 2 && err.contains("\"hello-bun\" already; choose another name"), "{err}");
     let before = fs::read_to_string(folder.path().join("tools.toml")).unwrap();
     let (code, _, err) = told(&["new", "-", "--runtime", "shell"]);
     assert!(code == 2 && !folder.path().join("-.sh").exists(), "{err}");
@@ -77,6 +81,105 @@ fn a_new_tool_is_made_as_a_whole_or_not_at_all() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && err.contains("hello.sh"), "{err}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left");
+}
+
+#[test]
+fn a_new_tool_that_cannot_be_made_says_what_is_in_its_way() {
+    let folder = with_manifest("version = 1\n[tools.a_b]\ncommand = [\"true\"]\n");
+    let manifest = folder.path().join("tools.toml");
+    let refused = |name: &str, expected: &str| {
+        let (code, _, err) = told(folder.path(), &["new", name, "--runtime", "python"]);
+        assert!(code == 2 && err.contains(expected), "{name}: {err}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{name}: nothing is left of it");
+    };
+    fs::write(folder.path().join("b.py"), "").unwrap();
+    let (code, _, err) = told(folder.path(), &["new", "b", "--runtime", "python"]);
+    assert!(code == 2 && err.contains("there is a file b.py already; choose another name"), "{err}");
+    fs::remove_file(folder.path().join("b.py")).unwrap();
+    refused("a_b", "tools.toml has a tool \"a_b\" already; choose another name, or remove it there");
+    refused("a.b", "tools.toml has a tool \"a_b\" already, and `.` is shown as `_`; choose another name");
+    for name in ["a b", "..", "ä", &"a".repeat(65)] {
+        refused(name, "cannot be a tool's name");
+    }
+    fs::write(&manifest, "version = 1\ntools = { b = { command = [\"true\"] } }\n").unwrap();
+    refused("c", "cannot be added at the end of tools.toml; write its tools as [tools.NAME]");
+    fs::write(&manifest, "version = 1\n[tools.b\n").unwrap();
+    refused("c", "tools.toml:2:9: unclosed table");
+    fs::write(&manifest, b"\xff").unwrap();
+    refused("c", "tools.toml:1:1: is not UTF-8 here; save it as UTF-8");
+    fs::remove_file(&manifest).unwrap();
+    mkfifo(&manifest, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    refused("c", "tools.toml: cannot be read: it is not a file");
+}
+
+#[test]
+fn a_temporary_folder_that_is_not_there_is_named_once_with_what_to_do() {
+    let folder = with_manifest("version = 1\n[tools.a]\nentry = \"a.py\"\n");
+    fs::write(folder.path().join("a.py"), "def run(): return 1\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
+    let output = command.args(["run", "a"]).current_dir(&folder).env("TMPDIR", "/gone").output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("below \"/gone\": No such file") && err.ends_with("is TMPDIR\n"), "{err}");
+}
+
+#[test]
+fn what_a_manifest_says_does_nothing_to_a_terminal() {
+    let text = "version = 1\n[tools.a]\ncommand = [\"true\"]\ndescription = \"\\u001b[2Jone\\n  two\"\n";
+    let folder = with_manifest(text);
+    let (_, out, _) = told(folder.path(), &["list"]);
+    assert_eq!(out, "a  command  \u{fffd}[2Jone two\n");
+    let (_, out, _) = told(folder.path(), &["describe", "a"]);
+    assert!(out.contains("description: \u{fffd}[2Jone\n  two\n"), "{out}");
+    let (_, out, _) = told(folder.path(), &["list", "--json"]);
+    assert!(out.contains("\\u001b[2Jone\\n  two"), "{out}");
+}
+
+#[test]
+fn output_that_is_closed_or_full_is_told_by_the_exit_code() {
+    let folder = with_manifest("version = 1\n[tools.a]\ncommand = [\"true\"]\n");
+    let commands: [&[&str]; 8] = [
+        &["list"],
+        &["list", "--json"],
+        &["describe", "a"],
+        &["check"],
+        &["schema"],
+        &["completions", "bash"],
+        &["--help"],
+        &["run", "--help"],
+    ];
+    for args in commands {
+        let ended = |out: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_run-tool"));
+            let output = command.args(args).current_dir(folder.path()).stdout(out).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (reader, closed) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(ended(closed.into()), (Some(141), String::new()), "{args:?}");
+        let (code, err) = ended(fs::File::create("/dev/full").unwrap().into());
+        assert!(code == Some(74) && err.contains("cannot write what there is to say: "), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_says_what_to_write_instead() {
+    let folder = with_manifest("version = 1\n[tools.a]\ncommand = [\"cat\"]\n");
+    let run = |input: &str| told(folder.path(), &["run", "a", "--input", input]);
+    let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (input, expected) in [
+        ("1a=2", "\"1a\" is none; write JSON for such a field"),
+        ("", "the argument is empty; write null"),
+        ("@", "no file is named after the `@`"),
+        ("@gone.json", "cannot read gone.json; check the path"),
+        (nested.as_str(), "nest it less deep"),
+        ("1e999", "write a smaller number"),
+    ] {
+        let (code, _, err) = run(input);
+        assert!(code == 2 && err.contains(expected), "{input}: {err}");
+    }
+    fs::write(folder.path().join("marked.json"), "\u{feff}{\"a\":1}").unwrap();
+    let (code, out, err) = run("@marked.json");
+    assert_eq!((code, out.as_str()), (0, "{\"a\":1}\n"), "{err}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use tokio::net::unix::pipe;
 use tool_sandbox::{LaunchError, LaunchStep, own_prefix};
 
 use crate::{
-    error::{ProtocolFault, ToolError},
+    error::{ProtocolFault, ToolError, ToolPhase},
     events::{LogMessage, Progress},
     lane::{Job, Lane},
     masking::Masking,
@@ -277,11 +277,13 @@ impl Reply {
 }
 
 /// # Errors
-/// With the beginning of a line that is no message, and why not where it looks like one: JSON nested more than 128 deep,
-/// say, is not read.
+/// With the beginning of a line that is no message, and why not where it looks like one.
 fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
     const EXCERPT: usize = 200;
-    let mut message = serde_json::from_slice(line).map_err(|error| {
+    let unreadable = |error: serde_json::Error| {
+        if let Some(told) = beyond_reading(line, &error) {
+            return Ok(Message::Error(told));
+        }
         // Masked first, so that it is not cut in the middle of a secret.
         let masked = masking.line(line);
         let excerpt = String::from_utf8_lossy(&masked[..masked.len().min(EXCERPT)]);
@@ -291,8 +293,9 @@ fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
             excerpt.into_owned()
         };
         masking.text(&mut excerpt);
-        excerpt
-    })?;
+        Err(excerpt)
+    };
+    let mut message = serde_json::from_slice(line).or_else(unreadable)?;
     match &mut message {
         Message::Progress(progress) => masking.progress(progress),
         Message::Log(log) => masking.log(log),
@@ -303,6 +306,43 @@ fn parse(line: &[u8], masking: &Masking) -> Result<Message, String> {
     }
     Ok(message)
 }
+
+/// What is wrong with a value, or with the schemas of a tool, that are JSON, but not such as can be read here. Nothing comes
+/// after them that could tell how it ended.
+fn beyond_reading(line: &[u8], error: &serde_json::Error) -> Option<ToolError> {
+    let (phase, name, what, flatter, smaller) = if line.starts_with(b"{\"type\":\"result\",") {
+        (
+            ToolPhase::Result,
+            "OutputError",
+            "it",
+            "return it flatter, or parts of it as text",
+            "return a smaller one, or a text",
+        )
+    } else if line.starts_with(b"{\"type\":\"ready\",") {
+        (
+            ToolPhase::Load,
+            "LoadError",
+            "a schema that it declares",
+            "declare it flatter",
+            "declare a smaller one",
+        )
+    } else {
+        return None;
+    };
+    // The library has no other way to tell.
+    let reason = error.to_string();
+    let message = if reason.starts_with("recursion limit exceeded") {
+        format!("{what} is nested more than {DEEPEST} levels deep; {flatter}")
+    } else if reason.starts_with("number out of range") {
+        format!("{what} has a number beyond ±1.8e308; {smaller}")
+    } else {
+        return None;
+    };
+    Some(ToolError { phase, name: name.into(), message, stack: None, data: None })
+}
+
+/// How deep a value may be nested: as deep as the library reads, less what it is wrapped in.
+const DEEPEST: usize = 126;
 
 #[cfg(test)]
 mod tests {
@@ -350,6 +390,29 @@ mod tests {
         );
         assert!(matches!(receive(&mut reply).await, Received::End));
         assert!(matches!(receive(&mut reply).await, Received::End));
+    }
+
+    #[test]
+    fn what_cannot_be_read_for_its_depth_or_size_is_told() {
+        let told = |line: &str| parse(line.as_bytes(), &Masking::default());
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let result = |value: &str| format!("{{\"type\":\"result\",\"value\":{value}}}");
+        assert!(matches!(told(&result(&nested(DEEPEST))), Ok(Message::Result { .. })));
+        let wrong = |line: &str| match told(line) {
+            Ok(Message::Error(error)) => (error.phase, error.message),
+            other => panic!("{other:?}"),
+        };
+        let (phase, message) = wrong(&result(&nested(DEEPEST + 1)));
+        assert_eq!(phase, ToolPhase::Result);
+        assert!(message.contains("more than 126 levels deep; return it flatter"), "{message}");
+        let (phase, message) = wrong(&result("[1e999]"));
+        assert_eq!(phase, ToolPhase::Result);
+        assert!(message.contains("a number beyond"), "{message}");
+        let (phase, message) = wrong(&format!("{{\"type\":\"ready\",\"input_schema\":{}}}", nested(999)));
+        assert_eq!(phase, ToolPhase::Load);
+        assert!(message.contains("a schema that it declares is nested"), "{message}");
+        assert!(told(&result("[1")).unwrap_err().starts_with("expected"));
+        assert!(told(&format!("{{\"type\":\"log\",\"data\":{}}}", nested(999))).is_err());
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The file itself, and those that it includes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     path::{Path, PathBuf},
 };
 
@@ -40,20 +40,21 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> 
         known: Vec::new(),
         tools: Vec::new(),
         runtimes: Vec::new(),
+        places: HashMap::new(),
     };
     files.file(path, real, text);
     let Files { mut tools, runtimes, known, .. } = files;
-    let diagnostics = log.into_diagnostics();
+    let diagnostics = log.into_diagnostics(path);
     if !diagnostics.is_empty() {
         return Err(ManifestError::new(diagnostics));
     }
     // What a tool writes there would be declared as a tool the next time.
     for tool in &mut tools {
-        tool.what.policy.protect.clone_from(&known);
+        tool.policy.protect.clone_from(&known);
     }
     let named = |known: Known<PathBuf>| Some((Runtime::from_name(&known.name)?, known.what));
     let runtimes: BTreeMap<_, _> = runtimes.into_iter().filter_map(named).collect();
-    Ok(Manifest { path: path.into(), tools: tools.into_iter().map(|known| known.what).collect(), runtimes })
+    Ok(Manifest { path: path.into(), tools, runtimes })
 }
 
 fn text_of<'b>(shown: &Path, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
@@ -62,6 +63,16 @@ fn text_of<'b>(shown: &Path, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
         let hint = Some("save it as UTF-8".into());
         Diagnostic::at(shown, &text, error.valid_up_to(), "is not UTF-8 here", hint)
     })
+}
+
+/// What to do about a text that is no TOML.
+fn what_to_do(message: &str) -> &'static str {
+    match message {
+        "duplicate key" => "leave out or rename one of them",
+        _ if message.starts_with("string values must be quoted") => "put it in quotes",
+        _ if message.contains("recurs") => "nest it less deep",
+        _ => "see https://toml.io",
+    }
 }
 
 /// What has been read so far.
@@ -73,8 +84,18 @@ struct Files<'l> {
     open: Vec<PathBuf>,
     /// All files that were read.
     known: Vec<PathBuf>,
-    tools: Vec<Known<Tool>>,
+    tools: Vec<Tool>,
+    /// Where each tool stands, by the name under which it may be shown.
+    places: HashMap<String, Place>,
     runtimes: Vec<Known<PathBuf>>,
+}
+
+/// Where a tool is declared.
+#[derive(Debug)]
+struct Place {
+    name: String,
+    file: PathBuf,
+    line: usize,
 }
 
 /// Something with a name, and where it stands, for people.
@@ -97,7 +118,7 @@ impl Files<'_> {
             for error in errors {
                 let at = error.span().map_or(0, |span| span.start);
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                source.say(at, message, "see https://toml.io");
+                source.say(at, message.clone(), what_to_do(&message));
             }
             return;
         }
@@ -136,6 +157,8 @@ impl Files<'_> {
     }
 
     fn include(&mut self, source: &Source<'_>, include: &Item<String>) {
+        /// How many files may include each other in a row.
+        const DEEPEST: usize = 16;
         let path = Path::new(&include.value);
         let say = |message: String, hint: &str| source.say(include.at, format!("include: {message}"), hint);
         let real = match paths::file_inside(self.root, source.folder, path) {
@@ -148,6 +171,10 @@ impl Files<'_> {
         }
         if self.known.contains(&real) {
             return say(format!("{} is included twice", path.display()), "include it once");
+        }
+        if self.open.len() == DEEPEST {
+            let message = format!("{} is the last of more than {DEEPEST} files in a row", path.display());
+            return say(message, "include it in one of the first");
         }
         let bytes = match paths::read(&real) {
             Ok(bytes) => bytes,
@@ -200,7 +227,11 @@ impl Files<'_> {
 
     fn tools(&mut self, table: &Table<'_>, defaults: &Settings) {
         let source = table.source;
-        for (name, at, value) in table.entries() {
+        // Lines are counted on from tool to tool; in a file with dotted keys one may come before another.
+        let mut entries: Vec<_> = table.entries().collect();
+        entries.sort_by_key(|(_, at, _)| *at);
+        let (mut lines, mut passed) = (1, 0);
+        for (name, at, value) in entries {
             if !crate::tool::is_name(name) {
                 let hint = "begin with a letter or digit, then at most 63 letters, digits, `_`, `.` or `-`";
                 source.say(at, format!("{name:?} cannot be a tool's name"), hint);
@@ -212,21 +243,24 @@ impl Files<'_> {
             };
             let declared =
                 tool::read(name, Table::new(source, format!("tools.{name}"), at, fields), defaults);
-            let shown = |name: &str| name.replace('.', "_");
-            match self.tools.iter().find(|known| shown(&known.name) == shown(name)) {
-                Some(known) if known.name == name => {
-                    let message = format!("the tool {name:?} is also declared in {}", known.place);
+            lines += source.text.get(passed..at).unwrap_or_default().matches('\n').count();
+            passed = at;
+            match self.places.entry(name.replace('.', "_")) {
+                Entry::Occupied(known) => {
+                    let Place { name: other, file, line } = known.get();
+                    let place = format!("{}:{line}", file.display());
+                    let message = if other == name {
+                        format!("the tool {name:?} is also declared in {place}")
+                    } else {
+                        format!(
+                            "the tools {name:?} and {other:?} (in {place}) have the same name where `.` is shown as `_`"
+                        )
+                    };
                     source.say(at, message, "rename one of them");
                 }
-                Some(known) => {
-                    let message = format!(
-                        "the tools {name:?} and {:?} (in {}) have the same name where `.` is shown as `_`",
-                        known.name, known.place
-                    );
-                    source.say(at, message, "rename one of them");
-                }
-                None => {
-                    self.tools.push(Known { name: name.into(), place: place(&source, at), what: declared })
+                Entry::Vacant(free) => {
+                    free.insert(Place { name: name.into(), file: source.shown.into(), line: lines });
+                    self.tools.push(declared);
                 }
             }
         }

@@ -19,6 +19,9 @@ pub(super) fn absolute(folder: &Path, path: &Path) -> PathBuf {
 
 /// A file that must be there and lie in `root`, without symbolic links.
 pub(super) fn file_inside(root: &Path, folder: &Path, path: &Path) -> Result<PathBuf, Complaint> {
+    if path.as_os_str().is_empty() {
+        return Err(("the path is empty".into(), "name a file, or leave it out".into()));
+    }
     let shown = path.display();
     let check = || "check the path; it is relative to the manifest".to_owned();
     let real = match folder.join(path).canonicalize() {

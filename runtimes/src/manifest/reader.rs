@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashSet,
     path::{Path, PathBuf},
 };
 
@@ -18,24 +19,49 @@ pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 /// All mistakes so far.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    noted: RefCell<Vec<(usize, usize, Diagnostic)>>,
+    noted: RefCell<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    mistakes: Vec<(usize, usize, Diagnostic)>,
+    /// What each of them says, and where.
+    known: HashSet<(PathBuf, usize, usize, String)>,
+    more: usize,
 }
 
 impl Log {
+    /// More than that nobody reads.
+    const MOST: usize = 200;
+
     /// Notes a mistake; the number of the file and the place in it say where it is told.
     pub(super) fn note(&self, file: usize, offset: usize, diagnostic: Diagnostic) {
         let mut noted = self.noted.borrow_mut();
+        if noted.mistakes.len() == Self::MOST {
+            noted.more += 1;
+            return;
+        }
         // What several tools take over from the defaults is said once.
-        if !noted.iter().any(|(_, _, known)| *known == diagnostic) {
-            noted.push((file, offset, diagnostic));
+        let Diagnostic { file: path, line, column, message, .. } = &diagnostic;
+        if noted.known.insert((path.clone(), *line, *column, message.clone())) {
+            noted.mistakes.push((file, offset, diagnostic));
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.noted.borrow().mistakes.len() == Self::MOST
+    }
+
     /// All of them in the order of the files and their lines.
-    pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
-        let mut noted = self.noted.into_inner();
-        noted.sort_by_key(|(file, offset, _)| (*file, *offset));
-        noted.into_iter().map(|(_, _, diagnostic)| diagnostic).collect()
+    pub(super) fn into_diagnostics(self, shown: &Path) -> Vec<Diagnostic> {
+        let Noted { mut mistakes, more, .. } = self.noted.into_inner();
+        mistakes.sort_by_key(|(file, offset, _)| (*file, *offset));
+        let mut diagnostics: Vec<_> = mistakes.into_iter().map(|(_, _, diagnostic)| diagnostic).collect();
+        if more > 0 {
+            let hint = Some("mend the others first".into());
+            diagnostics.push(Diagnostic::of_file(shown, format!("and {more} more mistakes"), hint));
+        }
+        diagnostics
     }
 }
 
@@ -69,6 +95,10 @@ impl Source<'_> {
     /// Notes a mistake. What to do about it may be empty.
     pub(super) fn say(&self, at: usize, message: impl Into<String>, hint: impl Into<String>) {
         let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        if self.log.is_full() {
+            // To look for its place would be in vain.
+            return self.log.note(self.number, at, Diagnostic::of_file(self.shown, message, hint));
+        }
         self.log.note(self.number, at, Diagnostic::at(self.shown, self.text, at, message, hint));
     }
 
@@ -180,7 +210,16 @@ impl<'a> Table<'a> {
             if !self.known.contains(&name) {
                 let of = if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };
                 let at = key.span().start.min(value.span().start);
-                let hint = suggestion(name, &self.known);
+                let tool = self.name.strip_prefix("tools.").filter(|tool| !tool.contains('.'));
+                let hint = match (tool, value.get_ref()) {
+                    // Somebody meant a name with a dot in it.
+                    (Some(tool), DeValue::Table(below))
+                        if below.contains_key("entry") || below.contains_key("command") =>
+                    {
+                        format!("put a tool's name with a dot in quotes: [tools.\"{tool}.{name}\"]")
+                    }
+                    _ => suggestion(name, &self.known),
+                };
                 self.source.say(at, format!("{name:?} is an unknown key{of}"), hint);
             }
         }
@@ -248,7 +287,8 @@ pub(super) fn integer(value: &DeValue<'_>) -> Result<i64, Complaint> {
     match value {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_err(|_| (format!("{number} is too large a number"), "write a smaller one".into())),
-        other => Err((format!("is {}, not a whole number", kind(other)), String::new())),
+        DeValue::String(_) => Err(("is a text, not a whole number".into(), "write it without quotes".into())),
+        other => Err((format!("is {}, not a whole number", kind(other)), "write a number such as 1".into())),
     }
 }
 

@@ -85,7 +85,11 @@ fn what_it_is(table: &Table<'_>, parts: Parts) -> Made {
     let says_command = parts.runtime.as_ref().is_some_and(|runtime| runtime.value == Runtime::Command);
     match (has_entry, has_command) {
         (true, true) => {
-            source.say(table.at, format!("{name} has both entry and command"), "a tool is one or the other");
+            source.say(
+                table.at,
+                format!("{name} has both entry and command"),
+                "a tool is one or the other: leave one of them out",
+            );
         }
         (false, false) if says_command => {
             source.say(
@@ -293,7 +297,12 @@ fn schema_file(source: &Source<'_>, at: usize, name: &str, written: &Path, real:
             let message = error.to_string();
             let message = message.rsplit_once(" at line").map_or(message.as_str(), |(message, _)| message);
             let offset = start + error.column().saturating_sub(1);
-            note(offset, format!("is no JSON: {message}"), format!("it is the schema {name}"));
+            let (message, hint) = if text.starts_with('\u{feff}') {
+                ("begins with a byte order mark".to_owned(), "save it without one; ")
+            } else {
+                (format!("is no JSON: {message}"), "")
+            };
+            note(offset, message, format!("{hint}it is the schema {name}"));
             return None;
         }
     };

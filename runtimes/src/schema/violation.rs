@@ -31,9 +31,24 @@ const SHOWN: usize = 60;
 
 impl Violations {
     pub(super) fn of<'a>(schema: &Value, errors: impl Iterator<Item = ValidationError<'a>>) -> Self {
-        let mut errors = errors;
-        let list = errors.by_ref().take(NAMED).map(|error| Violation::of(schema, &error)).collect();
-        Self { list, more: errors.count() }
+        let mut found = Self { list: Vec::new(), more: 0 };
+        for error in errors {
+            if found.list.len() == NAMED {
+                found.more += 1;
+                continue;
+            }
+            let violation = Violation::of(schema, &error);
+            // What several parts of a schema say is said once.
+            if !found.list.contains(&violation) {
+                found.list.push(violation);
+            }
+        }
+        found
+    }
+
+    /// For what cannot be said of any place.
+    pub(super) fn untold(message: String) -> Self {
+        Self { list: vec![Violation { pointer: String::new(), message }], more: 0 }
     }
 }
 
@@ -121,7 +136,10 @@ impl Violation {
                 "has a field, and may have none".into()
             }
             Kind::FalseSchema => "is not allowed".into(),
-            Kind::Not { schema } => format!("is {is}, which {} forbids", short(schema)),
+            Kind::Not { schema: counted } => {
+                let written = schema.pointer(error.schema_path().as_str()).unwrap_or(counted);
+                format!("is {is}, which {} forbids", short(written))
+            }
             Kind::PropertyNames { error } => {
                 format!("has a field with a wrong name, which {}", Self::of(schema, error).message)
             }
@@ -261,7 +279,7 @@ fn cut(text: &str) -> String {
     cut
 }
 
-fn push(pointer: &mut String, name: &str) {
+pub(super) fn push(pointer: &mut String, name: &str) {
     pointer.push('/');
     pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
 }
@@ -337,6 +355,12 @@ mod tests {
         );
         let options: Vec<_> = (0..30).collect();
         assert!(said(json!({ "enum": options }), json!(99)).ends_with("8, 9 and 20 more"));
+    }
+
+    #[test]
+    fn what_several_parts_of_a_schema_say_is_said_once() {
+        let schema = json!({ "type": "string", "allOf": [{ "type": "string" }, { "minimum": 3 }] });
+        assert_eq!(said(schema, json!(1)), "is 1, not a text; is 1, less than the least allowed, 3");
     }
 
     #[test]
