@@ -207,15 +207,14 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>, column: Column) {
         {
             writeln!(out, "{dim}{stack}{dim:#}")?;
         }
-        if told_by_exit_code {
-            return Ok(());
-        }
         let facts = facts(report);
         match end {
+            _ if told_by_exit_code => Ok(()),
             Ok(_) => writeln!(out, "{green}✓ ok{green:#}{dim}{facts}{dim:#}"),
             Err(error) if terminal => writeln!(out, "{red}✗ {error}{red:#}{dim}{facts}{dim:#}"),
             Err(error) => writeln!(out, "run-tool: {error}"),
-        }
+        }?;
+        report.hints.iter().try_for_each(|hint| writeln!(out, "run-tool: {hint}"))
     };
     // There is nobody left to tell that our standard error is closed.
     let _ = say();

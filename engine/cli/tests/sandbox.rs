@@ -73,6 +73,46 @@ fn paths_are_shown_and_hidden_as_asked() {
 }
 
 #[test]
+fn a_failure_for_want_of_a_path_says_how_to_show_it() {
+    let Some(scene) = scene("hints") else { return };
+    let (work, file) = (&scene.path().join("work"), scene.path().join("in/file"));
+    let file = file.to_str().unwrap();
+    let read = &format!("cat {file}");
+    let (code, _, err) = said(work, &[], read);
+    let hint = format!("{file} exists on the host but was not shown to the tool; show it with --ro {file}");
+    assert!(code == 1 && err.ends_with(&format!("run-tool: {hint}\n")), "{err}");
+    assert_eq!(report(work, &[], read)["hints"], serde_json::json!([hint]));
+    assert!(!said(work, &["--quiet"], read).2.contains("exists on the host"));
+    assert_eq!(said(work, &["--ro", file], read).1, "in", "as it says, so it is");
+    for (options, script) in [
+        // It is no failure.
+        (&[][..], format!("{read}; true")),
+        // It is not there, it is shown, it is hidden on purpose, nobody names it.
+        (&[], format!("{read}s")),
+        (&["--ro", "../in"], format!("{read} && cat {file}s")),
+        (&["--ro", "../in", "--hide", file], read.clone()),
+        (&["--tmpfs", "../in"], read.clone()),
+        (&[], "echo permission denied, no such file or directory >&2; exit 1".into()),
+        (&[], "cat /etc/shadow- /proc/1/mem /etc/passwd /usr/nothing >&2; exit 1".into()),
+        // Nothing is hidden there.
+        (&["--level", "none"], format!("{read}; echo {file} >&2; exit 1")),
+    ] {
+        let report = report(work, options, &script);
+        let hints = report["hints"].as_array().unwrap();
+        let about_file = hints.iter().any(|hint| hint.as_str().unwrap().contains(file));
+        assert!(!about_file && (hints.is_empty() || script.contains("shadow")), "{script}: {report}");
+    }
+    fs::write(work.join("tool.py"), format!("def run(input, ctx):\n    return open({file:?}).read()\n"))
+        .unwrap();
+    let (code, _, err) = told(work, &["run", "tool.py"]);
+    assert!(
+        code == 1 && err.contains(&format!("--ro {file} (of a declared tool: with `policy.ro`)")),
+        "{err}"
+    );
+    assert_eq!(told(work, &["run", "tool.py", "--ro", file]).1, "\"in\"\n");
+}
+
+#[test]
 fn what_cannot_be_shown_is_refused_in_words() {
     let Some(scene) = scene("what cannot be shown") else { return };
     let work = &scene.path().join("work");
@@ -183,8 +223,13 @@ fn a_tool_cannot_change_what_declares_it() {
     let Some(scene) = scene("manifests") else { return };
     let work = &scene.path().join("work");
     let script = "#!/bin/sh\ncat >/dev/null\necho x >beside\nfor file in mine.toml sub/more.toml; do\n\
-                  echo >>$file\nrm -f $file\nmv $file gone\nmv beside $file\ndone\nls\n";
-    fs::create_dir(work.join("sub")).unwrap();
+                  echo >>$file\nrm -f $file\nmv $file gone\nmv beside $file\ndone\n\
+                  for folder in sub .git; do mv $folder moved && mkdir $folder; done\n\
+                  echo x >sub/more.toml; echo x >.git/config; mv sub/free sub/renamed\n";
+    for (inner, file) in [("sub", "free"), (".git", "config")] {
+        fs::create_dir(work.join(inner)).unwrap();
+        fs::write(work.join(inner).join(file), "mine").unwrap();
+    }
     fs::write(work.join("tool.sh"), script).unwrap();
     let manifest = "version = 1\ninclude = [\"sub/more.toml\"]\n[tools.tool]\nentry = \"tool.sh\"\npolicy.rw = [\".\"]\n";
     fs::write(work.join("mine.toml"), manifest).unwrap();
@@ -192,5 +237,7 @@ fn a_tool_cannot_change_what_declares_it() {
     let (_, out, err) = told(work, &["run", "tool", "--manifest", "mine.toml"]);
     assert!(work.join("beside").exists(), "it may write beside it: {out} {err}");
     assert_eq!(fs::read_to_string(work.join("mine.toml")).unwrap(), manifest);
-    assert_eq!(fs::read_to_string(work.join("sub/more.toml")).unwrap(), "version = 1\n");
+    assert_eq!(fs::read_to_string(work.join("sub/more.toml")).unwrap(), "version = 1\n", "{err}");
+    assert_eq!(fs::read_to_string(work.join(".git/config")).unwrap(), "mine", "{err}");
+    assert!(work.join("sub/renamed").exists(), "what else is in such a folder it may change: {err}");
 }

@@ -271,6 +271,7 @@ impl EngineBuilder {
         if !temp_dir.is_dir() {
             return Err(BuildError::TempDir { path: self.temp_dir });
         }
+        self.launcher.keep_clean(&temp_dir);
         let tracker = TaskTracker::new();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = self.max_running.unwrap_or(8 * cores);

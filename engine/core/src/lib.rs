@@ -41,6 +41,7 @@ mod event_log;
 mod events;
 mod execution;
 mod forms;
+mod hints;
 mod janitor;
 mod lane;
 mod life;

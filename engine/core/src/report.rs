@@ -65,6 +65,9 @@ pub struct Report {
     pub kill_pending: bool,
     /// Lines on the worker's channel that were no message, or came after the result, and were thrown away.
     pub discarded_messages: u64,
+    /// What to do about a failure, where that is known for sure: what the tool named at its end, is there, and was not shown
+    /// to it.
+    pub hints: Vec<String>,
 }
 
 impl Report {
@@ -84,6 +87,7 @@ impl Report {
             pipe_held: false,
             kill_pending: false,
             discarded_messages: 0,
+            hints: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     error::{Clock, ErrorKind, Limit},
     event_log::EventLog,
     events::EventKind,
+    hints,
     janitor::Leader,
     lane::{Job, Lane},
     limits::{AfterExit, Settled},
@@ -165,7 +166,8 @@ impl<'a> Running<'a> {
         report.discarded_messages = finished.discarded;
         report.stdout = finished.stdout;
         report.stderr = finished.stderr;
-        let value = outcome(Evidence {
+        let masking = self.masking.clone();
+        let ended = outcome(Evidence {
             cause,
             exit,
             resources: &self.resources,
@@ -181,8 +183,15 @@ impl<'a> Running<'a> {
             lane: self.lane,
             masking: self.masking,
         })
-        .await?;
-        report.value = value;
+        .await;
+        match ended {
+            Ok(value) => report.value = value,
+            Err(kind) => {
+                report.hints =
+                    hints::of(&kind, report, &self.protocol, &self.leader, self.lane, &masking).await;
+                return Err(kind);
+            }
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod kernel;
 mod names;
 mod offer;
 mod process;
+mod shown;
 mod socket;
 mod system;
 mod view;
@@ -43,6 +44,7 @@ use self::{
     names::Written,
     offer::Offer,
     process::Contained,
+    shown::Shown,
     view::{Mode, Place, View},
     zygote::{NoZygote, Source, Zygote},
 };
@@ -89,6 +91,8 @@ struct State {
     zygotes: HashMap<Option<u32>, Arc<Zygote>>,
     /// By user and group on disk, and the tool's user.
     id_maps: HashMap<((u32, u32), u32), Arc<OwnedFd>>,
+    /// Folders in which the keeper cleans up when we cannot.
+    watched: Vec<PathBuf>,
 }
 
 /// How many maps of users are kept. Each is one descriptor; nearly all calls need the same one or two.
@@ -191,10 +195,21 @@ impl Launcher for Sandbox {
         residue::scan(targets, bound)
     }
 
+    fn keep_clean(&self, folder: &Path) {
+        let mut state = self.0.state();
+        if !state.watched.iter().any(|watched| watched == folder) {
+            state.watched.push(folder.to_owned());
+            state.zygotes.values().for_each(|zygote| zygote.watch(folder));
+        }
+    }
+
     fn close(&self) {
+        let mut state = self.0.state();
         // What still runs holds on to its zygote and its cgroup.
-        let state = std::mem::take(&mut *self.0.state());
+        let kept = State { watched: state.watched.clone(), ..State::default() };
+        let gone = std::mem::replace(&mut *state, kept);
         drop(state);
+        drop(gone);
     }
 }
 
@@ -236,7 +251,6 @@ impl Inner {
                 self.mount(&mut mounts, &zygote, user, target, place, &spec.resources)?;
             }
             if let Some(folder) = &spec.private {
-                folder.parent().into_iter().for_each(|parent| zygote.watch(parent));
                 self.mount_private(&mut mounts, user, folder)?;
             }
         }
@@ -353,7 +367,10 @@ impl Inner {
             per_process,
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
-        let process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        if namespaced {
+            process = process.showing(Shown::of(&view));
+        }
         Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
     }
 
@@ -371,8 +388,8 @@ impl Inner {
             }
             state.zygotes.remove(&key);
         }
-        let zygote =
-            Zygote::start(&self.settings.source(), &offer.init(user)).map_err(NoZygote::into_launch_error)?;
+        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &state.watched))
+            .map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
         state.zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)
@@ -384,7 +401,7 @@ impl Inner {
         if let Some(offer) = &state.offer {
             return Ok(Arc::clone(offer));
         }
-        let (offer, zygote) = Offer::find(&self.settings)?;
+        let (offer, zygote) = Offer::find(&self.settings, &state.watched)?;
         let offer = Arc::new(offer);
         state.offer = Some(Arc::clone(&offer));
         if let Some(zygote) = zygote {

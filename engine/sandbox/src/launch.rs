@@ -106,6 +106,10 @@ pub trait Launcher: Send + Sync + Debug {
     /// `bound` (what was not looked at by then is missing from the answer, which says so).
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
 
+    /// Folders in this one whose names begin with [`own_prefix`](crate::own_prefix) are removed when this program dies before
+    /// it can, where there is somebody to do that.
+    fn keep_clean(&self, _folder: &Path) {}
+
     /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
     /// Blocks, for seconds at most.
     fn close(&self) {}
@@ -155,6 +159,12 @@ pub trait Process: Send + Sync + Debug {
     /// Work that finds out who is alive of a contained process besides its leader. It blocks until the sandbox's first
     /// process answers, but for the given time at most.
     fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
+        Box::new(|_| Vec::new())
+    }
+
+    /// Work that finds out which of these paths are there on the host and were not shown to the process, though the policy
+    /// does not hide them. It blocks for as long as a local disk needs. Nothing, where a process sees the host's files.
+    fn unshown(&self) -> Box<dyn FnOnce(Vec<PathBuf>) -> Vec<PathBuf> + Send> {
         Box::new(|_| Vec::new())
     }
 

@@ -42,7 +42,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     };
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
     let (cgroups, prefix) = (init.cgroups.clone(), init.prefix.clone());
-    let mut watched: Vec<Bytes> = Vec::new();
+    let mut watched = init.watched.clone();
     let user = init.user;
     let zygote = match sys::fork(0, None) {
         Ok(0) => {
@@ -58,39 +58,55 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     };
     drop(zygote_socket);
     let Ok(zygote_alive) = sys::pidfd_open(zygote) else { sys::exit(1) };
+    let (mut zygote_died, mut farewell, mut hung_up) = (false, false, false);
     loop {
-        let [asked, engine_died, zygote_died] =
-            sys::poll([Some(socket.as_fd()), Some(engine.as_fd()), Some(zygote_alive.as_fd())], None);
-        if zygote_died {
-            // The engine sees its socket closed, and starts anew. If it has died, the cleaning is ours.
-            if !engine_died {
-                // Or it falls to process 1, which in a container may be the engine, and reaps nothing of which it knows nothing.
-                let _ = sys::wait(zygote);
-                sys::exit(0);
-            }
-            break;
-        }
+        let [asked, engine_died, died] = sys::poll(
+            [
+                (!hung_up).then(|| socket.as_fd()),
+                Some(engine.as_fd()),
+                (!zygote_died).then(|| zygote_alive.as_fd()),
+            ],
+            None,
+        );
         if engine_died {
             break;
+        }
+        if died {
+            // Here, or it falls to process 1, which in a container may be the engine, and reaps nothing that it does not know.
+            zygote_died = sys::wait(zygote).is_ok();
         }
         if asked {
             match sys::receive(&socket, false) {
                 Ok(Some((request, _))) => match Request::from_bytes(&request) {
                     Some(Request::Watch { folder }) => watched.push(folder),
+                    Some(Request::Farewell) => farewell = true,
                     request => answer(&socket, request, user),
                 },
                 Err(Errno::AGAIN) => {}
-                Ok(None) | Err(_) => break,
+                // Who hangs up without a farewell is about to die, and is waited for: a dying process closes its sockets first.
+                Ok(None) | Err(_) => hung_up = true,
             }
         }
+        if farewell {
+            // What is on disk is the engine's affair, which lives.
+            end(&zygote_alive, zygote, zygote_died);
+            sys::exit(0);
+        }
     }
-    // It sees what we saw; this is in case it does not look.
-    if sys::poll([Some(zygote_alive.as_fd())], Some(500)) != [true] {
-        let _ = sys::pidfd_send_signal(&zygote_alive, sys::SIGKILL);
-    }
-    let _ = sys::wait(zygote);
+    end(&zygote_alive, zygote, zygote_died);
     clean_up(&cgroups, &watched, &prefix);
     sys::exit(0)
+}
+
+/// Waits for the end of the zygote. It sees what we saw; in case it does not look, it is killed.
+fn end(alive: &OwnedFd, zygote: i32, is_reaped: bool) {
+    if is_reaped {
+        return;
+    }
+    if sys::poll([Some(alive.as_fd())], Some(500)) != [true] {
+        let _ = sys::pidfd_send_signal(alive, sys::SIGKILL);
+    }
+    let _ = sys::wait(zygote);
 }
 
 fn answer(socket: &OwnedFd, request: Option<Request>, user: Option<(u32, u32)>) {

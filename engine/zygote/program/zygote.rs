@@ -57,7 +57,7 @@ pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init
     sys::set_name(c"run-tool-zygote");
     match set_up(init) {
         Ok((host, hello, landlock, signals, own)) => {
-            if sys::send(&socket, &hello.to_bytes(), &[]).is_err() {
+            if sys::send(&socket, &hello.to_bytes(), &[own.as_fd()]).is_err() {
                 sys::exit(1);
             }
             Zygote {

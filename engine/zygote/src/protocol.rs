@@ -166,7 +166,9 @@ message! {
         namespaces: bool,
         /// Folders to be removed, with the folders in them, when the engine has died: cgroups.
         cgroups: Vec<Bytes>,
-        /// How the names of the engine's own folders begin: see [`Request::Watch`].
+        /// Folders from which those are removed, when the engine has died, whose names begin with its prefix.
+        watched: Vec<Bytes>,
+        /// How the names of the engine's own folders begin.
         prefix: Bytes,
         /// What every sandbox shows.
         system: Vec<Entry>,
@@ -211,7 +213,7 @@ kinds! {
 }
 
 message! {
-    /// Zygote → engine, once: what it could set up.
+    /// Zygote → engine, once: what it could set up. Beside it: a pidfd of the zygote.
     Hello {
         /// [`VERSION`]
         version: u32,
@@ -237,11 +239,13 @@ kinds! {
             /// User and group on disk.
             owner: (u32, u32),
         } = 0,
-        /// When the engine has died, remove the folders in this one whose names begin with its prefix. There is no answer.
+        /// Watch this folder, too: see [`Init::watched`]. There is no answer.
         Watch {
             /// The folder.
             folder: Bytes,
         } = 1,
+        /// The zygote is not needed any more; the engine lives, and cleans up itself.
+        Farewell = 2,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What this machine can do, tried out for real: by starting a zygote, which does all of it.
 
-use std::{fmt, fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use rustix::process::{getgid, getuid};
 use tool_zygote::protocol::{Bytes, Failure, Init, Step};
@@ -45,7 +48,10 @@ impl Offer {
     ///
     /// # Errors
     /// When something ran out, so that nothing was found out.
-    pub(super) fn find(settings: &SandboxBuilder) -> Result<(Self, Option<Zygote>), LaunchError> {
+    pub(super) fn find(
+        settings: &SandboxBuilder,
+        watched: &[PathBuf],
+    ) -> Result<(Self, Option<Zygote>), LaunchError> {
         let uid = settings.user.unwrap_or(NOBODYS);
         let mut offer = Self {
             level: Level::None,
@@ -74,7 +80,7 @@ impl Offer {
         }
         let mut zygote = None;
         if settings.highest >= Level::NoCgroup {
-            match Zygote::start(&settings.source(), &offer.init(offer.user)) {
+            match Zygote::start(&settings.source(), &offer.init(offer.user, watched)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
@@ -87,7 +93,7 @@ impl Offer {
         if zygote.is_none() {
             offer.namespaces = false;
             offer.user = None;
-            match Zygote::start(&settings.source(), &offer.init(None)) {
+            match Zygote::start(&settings.source(), &offer.init(None, watched)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => {
@@ -120,7 +126,7 @@ impl Offer {
     }
 
     /// What a zygote for this user is told.
-    pub(super) fn init(&self, user: Option<(u32, u32)>) -> Init {
+    pub(super) fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
         let inside = match user {
             Some(_) => (INSIDE, INSIDE),
             None => (getuid().as_raw(), getgid().as_raw()),
@@ -130,6 +136,7 @@ impl Offer {
             inside,
             namespaces: self.namespaces,
             cgroups: self.cgroups.iter().flat_map(Cgroups::folders).map(bytes).collect(),
+            watched: watched.iter().map(bytes).collect(),
             prefix: Bytes(own_prefix().into()),
             system: if self.namespaces { system::entries(inside) } else { Vec::new() },
         }
@@ -233,6 +240,9 @@ impl fmt::Display for NoZygote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoZygote::Start(what, error) => write!(f, "{what}: {error}"),
+            NoZygote::Died => f.write_str(
+                "the zygote died as soon as it was started; was it killed? the next call starts another",
+            ),
             NoZygote::Setup(failure) => f.write_str(&sentence(failure)),
         }
     }
@@ -242,13 +252,15 @@ impl NoZygote {
     fn errno(&self) -> i32 {
         match self {
             NoZygote::Start(_, error) => error.raw_os_error().unwrap_or(0),
+            NoZygote::Died => 0,
             NoZygote::Setup(failure) => failure.errno,
         }
     }
 
     /// Whether it may well be otherwise in a moment.
     fn ran_out(&self) -> bool {
-        matches!(self.errno(), libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+        matches!(self, NoZygote::Died)
+            || matches!(self.errno(), libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
     }
 
     /// For a call that waits for it.
@@ -267,7 +279,7 @@ impl NoZygote {
     fn hint(&self) -> String {
         match self {
             NoZygote::Setup(failure) => hints::setup(failure, &Facts::gather()),
-            NoZygote::Start(..) => {
+            NoZygote::Start(..) | NoZygote::Died => {
                 "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`), or a folder for ours where \
                  programs may be executed (`temp_dir(…)`)"
                     .into()

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use rustix::{
 };
 use tool_zygote::protocol::{Event, Order, Wire};
 
-use super::{socket, zygote::Zygote};
+use super::{shown::Shown, socket, zygote::Zygote};
 use crate::{
     cgroup::Cgroup,
     launch::{Counted, Exit, ExitStatus, Process, Usage},
@@ -33,6 +34,8 @@ pub(super) struct Contained {
     /// It is pid 1 of a namespace of its own: its death takes all others along.
     namespaced: bool,
     cgroup: Option<Cgroup>,
+    /// Where it has a view of its own.
+    shown: Option<Shown>,
     /// Its mounts are taken apart when this is closed.
     mounts: Option<OwnedFd>,
 }
@@ -78,8 +81,14 @@ impl Contained {
             pid,
             namespaced,
             cgroup,
+            shown: None,
             mounts,
         }
+    }
+
+    /// The same, with what it is shown.
+    pub(super) fn showing(self, shown: Shown) -> Self {
+        Self { shown: Some(shown), ..self }
     }
 }
 
@@ -88,19 +97,16 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what the first process has said so far.
-    fn hear(&self, state: &mut State) -> io::Result<bool> {
+    /// Reads what the first process has said so far. Whether the program has ended; how, it may have taken to the grave.
+    fn hear(&self, state: &mut State) -> bool {
         while state.exited.is_none() {
             match socket::receive_now(&self.control, socket::SMALL) {
                 Ok(Some(message)) => state.note(Event::from_bytes(&message.bytes)),
-                Err(Errno::AGAIN) => return Ok(false),
-                // It is dead, and did not say how the program ended. It was killed, and the program with it, by us or by
-                // somebody else; but when the zygote died, too, nobody knows what happened.
-                Ok(None) | Err(_) if state.killed || !self.zygote.is_gone() => return Ok(true),
-                Ok(None) | Err(_) => return Err(Errno::CHILD.into()),
+                Err(Errno::AGAIN) => return false,
+                Ok(None) | Err(_) => return true,
             }
         }
-        Ok(true)
+        true
     }
 
     fn order(&self, order: Order) {
@@ -158,7 +164,7 @@ impl Process for Contained {
 
     fn has_exited(&self) -> io::Result<bool> {
         let mut state = self.line.state();
-        self.line.hear(&mut state)
+        Ok(self.line.hear(&mut state))
     }
 
     fn terminate(&self) {
@@ -171,7 +177,7 @@ impl Process for Contained {
             return;
         }
         // What it has said before it was killed counts.
-        let _ = self.line.hear(&mut state);
+        self.line.hear(&mut state);
         state.killed = true;
         if self.namespaced {
             // It may be dead already.
@@ -190,10 +196,10 @@ impl Process for Contained {
 
     fn others_may_be_alive(&self) -> bool {
         let mut state = self.line.state();
-        match self.line.hear(&mut state) {
-            Ok(_) => state.exited.is_none_or(|exited| exited.others) && !socket::is_readable(&self.first),
-            Err(_) => false,
-        }
+        let exited = self.line.hear(&mut state);
+        let others = state.exited.is_none_or(|exited| exited.others);
+        // Where nobody can say so, nobody is left.
+        (others && !(exited && state.exited.is_none())) && !socket::is_readable(&self.first)
     }
 
     fn ask(&self) {
@@ -203,13 +209,23 @@ impl Process for Contained {
 
     fn has_answered(&self) -> bool {
         let mut state = self.line.state();
-        let heard = self.line.hear(&mut state);
-        state.answered || !matches!(heard, Ok(false))
+        let exited = self.line.hear(&mut state);
+        state.answered || exited
     }
 
     fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
         let line = Arc::clone(&self.line);
         Box::new(move |bound| line.residents(Instant::now() + bound))
+    }
+
+    fn unshown(&self) -> Box<dyn FnOnce(Vec<PathBuf>) -> Vec<PathBuf> + Send> {
+        match self.shown.clone() {
+            Some(shown) => Box::new(move |mut paths| {
+                paths.retain(|path| shown.lacks(path));
+                paths
+            }),
+            None => Box::new(|_| Vec::new()),
+        }
     }
 
     fn cpu_used(&self) -> Option<Duration> {
@@ -230,7 +246,7 @@ impl Process for Contained {
             return Ok(None);
         }
         let mut state = self.line.state();
-        let heard = self.line.hear(&mut state);
+        self.line.hear(&mut state);
         state.reaped = true;
         let counters = self.cgroup.as_ref().map(Cgroup::counters).unwrap_or_default();
         let counted = Counted {
@@ -238,11 +254,12 @@ impl Process for Contained {
             pids_refused: counters.pids_max_hits,
             peak_pids: counters.peak_pids,
         };
-        let (status, mut usage) = match (state.exited, heard) {
-            (Some(exited), _) => (exited.status, exited.usage),
-            // Everything in there was.
-            (None, Ok(_)) => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
-            (None, Err(error)) => return Err(error),
+        let (status, mut usage) = match state.exited {
+            Some(exited) => (exited.status, exited.usage),
+            // The sandboxes of a zygote die with it, and nobody knows how their programs were doing.
+            None if !state.killed && self.line.zygote.is_gone() => return Err(Errno::CHILD.into()),
+            // The first process was killed, and the kernel killed all others.
+            None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
         };
         if let Some(peak) = counters.peak_memory {
             usage.peak_memory = Some(peak);

@@ -184,6 +184,20 @@ pub(super) fn writable_in_place() -> &'static [PathBuf] {
 /// Where the private folder of a call is shown.
 pub(super) const PRIVATE: &str = "/run/tool";
 
+/// Whether the common view has something of its own at this path, or around it, or shows it: nobody need be told that the
+/// host's is not there.
+pub(super) fn has(path: &Path) -> bool {
+    let kernels = ["/proc", "/sys", "/dev"].iter().any(|folder| path.starts_with(folder));
+    let own = ["/run", "/tmp", "/var", "/var/tmp", "/var/run", PRIVATE].iter();
+    let made = ["passwd", "group", "hostname", "hosts", "nsswitch.conf", "resolv.conf", "localtime"].iter();
+    !path.is_absolute()
+        || kernels
+        || shows(path)
+        || own.chain(&ETC_FILES).any(|own| path == Path::new(own))
+        || made.map(|name| Path::new("/etc").join(name)).any(|own| own == path)
+        || SYSTEM_FOLDERS.iter().chain(&ETC_FOLDERS).any(|folder| Path::new(folder).starts_with(path))
+}
+
 /// Where this path is in a sandbox, without the links that the common view has.
 pub(super) fn place(path: &Path) -> PathBuf {
     let there = |(link, target): &(&str, &str)| Some(Path::new(target).join(path.strip_prefix(link).ok()?));

@@ -115,6 +115,7 @@ impl View {
             }
         }
         view.simplify();
+        view.pin();
         Ok(view)
     }
 
@@ -291,6 +292,33 @@ impl View {
             None if named(".bin") => self.show_at(folder, folder),
             None => self.show_at(path, &fs::canonicalize(path)?),
         }
+    }
+
+    /// Makes mounts of the writable folders on the way to what must not be written, which are then not to be renamed: its
+    /// mount would go along, and something else could be put into its place.
+    fn pin(&mut self) {
+        let mut pins: BTreeMap<PathBuf, Place> = BTreeMap::new();
+        for (target, place) in &self.places {
+            let outer = target
+                .ancestors()
+                .skip(1)
+                .find_map(|around| self.places.get(around).map(|outer| (around, outer)));
+            let Some((around, outer)) = outer else { continue };
+            if place.mode == Mode::ReadWrite || outer.mode != Mode::ReadWrite {
+                continue;
+            }
+            for between in target.ancestors().skip(1).take_while(|between| *between != around) {
+                let Ok(inner) = between.strip_prefix(around) else { continue };
+                let source = outer.source.join(inner);
+                // What is reached by a link has its own place where that leads.
+                if fs::symlink_metadata(&source).is_ok_and(|found| found.is_dir())
+                    && let Ok(pin) = Place::of(&source, Mode::ReadWrite, true)
+                {
+                    pins.insert(between.to_owned(), pin);
+                }
+            }
+        }
+        self.places.extend(pins);
     }
 
     /// Leaves out what is shown by what is around it.
@@ -471,6 +499,7 @@ mod tests {
         };
         let expected = [
             (path.clone(), Mode::ReadWrite),
+            (path.join(".git"), Mode::ReadWrite),
             (path.join(".git/hooks"), Mode::ReadOnly),
             (path.join("a"), Mode::ReadOnly),
             (path.join("a/b"), Mode::Tmpfs(Some(9))),
@@ -498,6 +527,7 @@ mod tests {
         };
         let expected = [
             (path.clone(), Mode::ReadWrite),
+            (path.join("more"), Mode::ReadWrite),
             (path.join("more/inner.toml"), Mode::ReadOnly),
             (path.join("my.toml"), Mode::ReadOnly),
         ];

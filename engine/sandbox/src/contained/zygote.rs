@@ -46,14 +46,14 @@ pub(super) struct Zygote {
     socket: OwnedFd,
     keeper: Mutex<Keeper>,
     hello: Hello,
+    /// Readable when it has died.
+    alive: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
 struct Keeper {
     child: Child,
     socket: Option<OwnedFd>,
-    /// Folders that it knows of. Engines have one each.
-    watched: Vec<PathBuf>,
 }
 
 /// Why there is no zygote.
@@ -61,6 +61,8 @@ struct Keeper {
 pub(super) enum NoZygote {
     /// It could not be started: what failed, and the kernel's answer.
     Start(&'static str, io::Error),
+    /// It died without a word: it was killed, or is no zygote at all.
+    Died,
     /// It could not set itself up.
     Setup(Failure),
 }
@@ -75,7 +77,7 @@ impl Zygote {
             .map_err(|e| failed("opening a handle to ourselves", e.into()))?;
         let init = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
         let child = source.spawn(theirs).map_err(|error| failed("starting the zygote", error))?;
-        let keeper = Keeper { child, socket: Some(keeper_socket), watched: Vec::new() };
+        let keeper = Keeper { child, socket: Some(keeper_socket) };
         let mut zygote = Self {
             socket: zygote_socket,
             keeper: Mutex::new(keeper),
@@ -87,6 +89,7 @@ impl Zygote {
                 proc: false,
                 pid_max: false,
             },
+            alive: None,
         };
         let sent = {
             let keeper = zygote.keeper();
@@ -100,9 +103,8 @@ impl Zygote {
         sent.map_err(|errno| failed("speaking to the zygote", errno.into()))?;
         let answer = socket::receive(&zygote.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
-        let Some(answer) = answer else {
-            let error = io::Error::other("it ended at once; is it a program for this machine?");
-            return Err(failed("waiting for the zygote", error));
+        let Some(mut answer) = answer else {
+            return Err(NoZygote::Died);
         };
         if let Some(Event::Failed { failure }) = Event::from_bytes(&answer.bytes) {
             return Err(NoZygote::Setup(failure));
@@ -111,6 +113,7 @@ impl Zygote {
             Hello::from_bytes(&answer.bytes).filter(|hello| hello.version == VERSION).ok_or_else(|| {
                 failed("hearing the zygote", io::Error::other("it is of another version than this library"))
             })?;
+        zygote.alive = answer.fds.pop();
         Ok(zygote)
     }
 
@@ -125,8 +128,8 @@ impl Zygote {
 
     /// Whether it has died.
     pub(super) fn is_gone(&self) -> bool {
-        // It never says anything more: what there is to read is the end.
-        socket::is_readable(&self.socket)
+        // Its sandboxes hold its socket for a moment longer.
+        self.alive.as_ref().is_none_or(socket::is_readable)
     }
 
     /// A user namespace that maps `owner` on disk to the tool's user.
@@ -149,15 +152,10 @@ impl Zygote {
         }
     }
 
-    /// Has the keeper remove our own folders in this one, if we die before we can.
+    /// Has the keeper remove our own folders in this one, too, if we die before we can.
     pub(super) fn watch(&self, folder: &Path) {
-        let mut keeper = self.keeper();
-        if keeper.watched.iter().any(|watched| watched == folder) {
-            return;
-        }
-        keeper.watched.push(folder.to_owned());
-        if let Some(socket) = &keeper.socket {
-            // It is dead: so is the zygote, and the next ones are told again.
+        if let Some(socket) = &self.keeper().socket {
+            // It is dead: so is the zygote, and the next ones are told when they start.
             let _ = socket::send(socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
         }
     }
@@ -170,7 +168,10 @@ impl Zygote {
 impl Drop for Zygote {
     fn drop(&mut self) {
         let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Both see the end of their sockets; the keeper ends when the zygote has.
+        // The zygote sees the end of its socket, and the keeper ends after it.
+        if let Some(socket) = &keeper.socket {
+            let _ = socket::send(socket, &Request::Farewell.to_bytes(), &[]);
+        }
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         keeper.socket = None;
         let until = Instant::now() + FAREWELL;
