@@ -415,14 +415,15 @@ impl<'a> Running<'a> {
         /// Its keeper answers at once, unless it is stopped or starved.
         const PATIENCE: Duration = Duration::from_millis(200);
         let mut residue = Vec::new();
-        if !self.exited || self.leader.others_may_be_alive() {
+        // Without others, its keeper has reaped them all.
+        let mut is_dead = self.exited && !self.leader.others_may_be_alive();
+        if !is_dead {
             residue = self.residents(PATIENCE).await;
             self.leader.kill();
         }
         self.streams.close_input();
         let until = deadline(Instant::now(), self.limits.drain.max(self.limits.reap_timeout));
         let mut all_dead = pin!(gone.readable());
-        let mut is_dead = false;
         let mut deadline_came = pin!(sleep_until(until));
         while !is_dead {
             tokio::select! { biased;

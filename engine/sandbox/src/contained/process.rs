@@ -196,10 +196,8 @@ impl Process for Contained {
 
     fn others_may_be_alive(&self) -> bool {
         let mut state = self.line.state();
-        let exited = self.line.hear(&mut state);
-        let others = state.exited.is_none_or(|exited| exited.others);
-        // Where nobody can say so, nobody is left.
-        (others && !(exited && state.exited.is_none())) && !socket::is_readable(&self.first)
+        self.line.hear(&mut state);
+        state.exited.is_none_or(|exited| exited.others) && !socket::is_readable(&self.first)
     }
 
     fn ask(&self) {
@@ -242,11 +240,13 @@ impl Process for Contained {
     }
 
     fn reap(&mut self) -> io::Result<Option<Exit>> {
-        if !socket::is_readable(&self.first) {
-            return Ok(None);
-        }
         let mut state = self.line.state();
         self.line.hear(&mut state);
+        // Either its keeper has reaped the last of them and is about to end, or it has ended.
+        let is_empty = state.exited.is_some_and(|exited| !exited.others);
+        if !is_empty && !socket::is_readable(&self.first) {
+            return Ok(None);
+        }
         state.reaped = true;
         let counters = self.cgroup.as_ref().map(Cgroup::counters).unwrap_or_default();
         let counted = Counted {

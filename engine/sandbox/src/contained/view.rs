@@ -7,6 +7,7 @@ use std::{
     io::{self, Read},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use nix::unistd::{Uid, User};
@@ -427,7 +428,13 @@ fn is_too_much(path: &Path) -> bool {
         || path == Path::new("/root")
         || path == Path::new("/home")
         || path.parent() == Some(Path::new("/home"))
-        || User::from_uid(Uid::current()).ok().flatten().is_some_and(|user| user.dir == path)
+        || own_home().is_some_and(|home| home == path)
+}
+
+/// The home folder of our own user, as the system's list of users has it. Looked up once: it does not move.
+fn own_home() -> Option<&'static Path> {
+    static HOME: OnceLock<Option<PathBuf>> = OnceLock::new();
+    HOME.get_or_init(|| User::from_uid(Uid::current()).ok().flatten().map(|user| user.dir)).as_deref()
 }
 
 #[cfg(test)]
