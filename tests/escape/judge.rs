@@ -78,9 +78,9 @@ pub(crate) async fn left(scene: &Scene) -> Vec<String> {
     left
 }
 
-/// Cgroups of this process's engines are named after it: `run-tool-PID…`.
+/// Cgroups of this process's engines are named after it: `run-tool.PID.…`.
 fn cgroups(folder: &Path, depth: u32, left: &mut Vec<String>) {
-    let own = format!("run-tool-{}", std::process::id());
+    let own = format!("run-tool.{}.", std::process::id());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;

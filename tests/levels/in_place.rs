@@ -181,7 +181,8 @@ print('ready', flush=True)
 
 /// How many processes have this word on their command line.
 fn marked(mark: &str) -> usize {
-    let lines = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("cmdline"));
+    let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let lines = processes.map(|entry| entry.path().join("cmdline"));
     lines
         .filter(|path| {
             let line = fs::read(path).unwrap_or_default();

@@ -611,13 +611,16 @@ fn describe(
     (launch, per_process)
 }
 
+/// Numbers of resources, and their soft and hard limits.
+type Rlimits = Vec<(u32, (u64, u64))>;
+
 /// Limits of each process (getrlimit(2)), a bound on process ids, and the names of the limits that hold only so.
 fn limits(
     resources: &ResourceLimits,
     offer: &Offer,
     namespaced: bool,
     in_cgroup: bool,
-) -> (Vec<(u32, (u64, u64))>, u32, Vec<String>) {
+) -> (Rlimits, u32, Vec<String>) {
     /// Once all have been used, the kernel does not hand out ids below this one again (RESERVED_PIDS). So there are as many
     /// as are allowed; at the beginning, more.
     const RESERVED_PIDS: u32 = 300;

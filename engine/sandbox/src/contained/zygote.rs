@@ -166,6 +166,10 @@ impl Zygote {
 }
 
 impl Drop for Zygote {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "there is nothing to wait on that is not the child's to reap"
+    )]
     fn drop(&mut self) {
         let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
         // The zygote sees the end of its socket, and the keeper ends after it.
