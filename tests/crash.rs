@@ -123,6 +123,7 @@ fn outer(temp: &Path) -> Child {
 
 #[test]
 #[ignore = "the inner half of `when_the_engine_is_killed_nothing_of_it_is_left`"]
+#[expect(clippy::disallowed_methods, reason = "how the outer half tells")]
 fn inner() {
     let Some(temp) = std::env::var_os("CRASH_TEMP") else { return };
     Rig::run(Flavour::MultiThread, |rig| async move {

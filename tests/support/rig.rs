@@ -75,6 +75,7 @@ impl Rig {
 
     /// An engine in the making, with this temporary folder. Its tools may write to `/tmp`, where the suites put what they
     /// hand over: what a sandbox keeps out is another suite's subject.
+    #[expect(clippy::disallowed_methods, reason = "where tempfile puts what tests make")]
     pub fn builder(&self) -> EngineBuilder {
         let builder = Engine::builder().temp_dir(self.temp());
         let programs = hostile_path().parent().map(Path::to_owned);
@@ -113,6 +114,7 @@ impl Default for Rig {
 ///
 /// # Panics
 /// When that is no level.
+#[expect(clippy::disallowed_methods, reason = "how a run of the suites is told its level")]
 pub fn level() -> Level {
     match std::env::var("RUN_TOOL_TEST_LEVEL") {
         Ok(number) => {
