@@ -140,7 +140,7 @@ attempt('become root', lambda: os.setuid(0) if os.getuid() else os.setuid(1))
     for level in CONTAINED {
         at(level, |engine| async move {
             let work = folder();
-            let mut other = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
+            let mut other = sleeper();
             let call = python(level, work.path(), script, &[&other.id().to_string()]);
             let report = succeeded(engine.start(call)).await;
             let said = report.stdout.text();
@@ -197,7 +197,7 @@ fn a_daemon_dies_with_its_call_however_that_ends_and_nobody_else_does() {
         at(level, |engine| async move {
             let work = folder();
             // Beside the call, of the same user: what goes for everybody that can be seen would find it.
-            let mut bystander = Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap();
+            let mut bystander = sleeper();
             let mark = format!("levels-daemon-{}-{}", std::process::id(), level.number());
             let stays = format!("{DAEMON}\nsignal.pause()");
 
@@ -237,4 +237,10 @@ fn a_folder_by_another_name_leaves_no_trace_by_the_first() {
             assert!(!there.exists(), "{level}: {}", there.display());
         });
     }
+}
+
+/// Somebody who has nothing to do with any call.
+#[expect(clippy::disallowed_methods, reason = "it is no tool call")]
+fn sleeper() -> std::process::Child {
+    Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap()
 }
