@@ -242,5 +242,5 @@ fn a_folder_by_another_name_leaves_no_trace_by_the_first() {
 /// Somebody who has nothing to do with any call.
 #[expect(clippy::disallowed_methods, reason = "it is no tool call")]
 fn sleeper() -> std::process::Child {
-    Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().unwrap()
+    Command::new("sleep").arg("100").stdin(Stdio::null()).spawn().expect("sleep can be started")
 }
