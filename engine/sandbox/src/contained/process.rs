@@ -177,8 +177,8 @@ impl Process for Contained {
             return;
         }
         // What it has said before it was killed counts.
-        self.line.hear(&mut state);
-        state.killed = true;
+        let had_died = self.line.hear(&mut state);
+        state.killed |= !had_died;
         if self.namespaced {
             // It may be dead already.
             let _ = pidfd_send_signal(&self.first, Signal::KILL);
