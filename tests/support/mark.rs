@@ -133,7 +133,7 @@ fn descriptors() -> BTreeMap<u32, String> {
         .collect()
 }
 
-fn threads() -> BTreeMap<u32, String> {
+pub(crate) fn threads() -> BTreeMap<u32, String> {
     let folder = fs::read_dir("/proc/self/task").expect("/proc is mounted");
     folder
         .flatten()

@@ -65,7 +65,14 @@ impl Rig {
     pub fn run<F: Future<Output = ()>>(flavour: Flavour, test: impl FnOnce(Rig) -> F) {
         let _watchdog = Watchdog::new(Duration::from_secs(100));
         let runtime = flavour.runtime();
-        runtime.block_on(test(Self::new()));
+        let rig = Self::new();
+        if flavour == Flavour::MultiThread {
+            // A thread has its name a moment after it is there, and a mark counts threads: not before both are up.
+            let workers =
+                || crate::mark::threads().into_values().filter(|name| name == "tokio-rt-worker").count();
+            crate::wait::until_blocking("both workers run", || workers() >= 2);
+        }
+        runtime.block_on(test(rig));
     }
 
     /// The engine's temporary folder.

@@ -28,6 +28,15 @@ pub async fn until<T>(what: impl Debug, deadline: Duration, mut look: impl FnMut
     }
 }
 
+/// As [`until`], outside a runtime. Blocks.
+pub(crate) fn until_blocking(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Reads events until the tool has written `text` to stdout or stderr.
 ///
 /// # Panics
