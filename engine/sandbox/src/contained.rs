@@ -311,7 +311,6 @@ impl Inner {
             host_network,
             points: mounts.points,
             joins: joins.len() as u32,
-            cgroup: false,
             mounts: mounts.passed.len() as u32,
             apart: false,
         };
@@ -335,6 +334,8 @@ impl Inner {
         drop((theirs, child_stdin, child_stdout, child_stderr, mounts.passed, apart));
 
         let mut pid = 0;
+        // Without a deadline: loading a program takes as long as its file system takes, and whoever started this call gives up
+        // on it. When zygote or sandbox die, the socket ends.
         let mut answer = loop {
             let answer = socket::receive(&control, socket::SMALL, None).map_err(|errno| match errno {
                 Errno::MFILE | Errno::NFILE => out_of_files(errno),

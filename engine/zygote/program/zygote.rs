@@ -146,7 +146,7 @@ fn ids() -> Steps<(u32, u32)> {
 
 /// Whether a /proc can be mounted in a new process id namespace, and process ids bounded there.
 fn probe_proc() -> (bool, bool) {
-    match sys::fork(sys::CLONE_NEWPID, None) {
+    match sys::fork(sys::CLONE_NEWPID) {
         Ok(0) => {
             let Ok(proc) = view::proc() else { sys::exit(0) };
             let bounded = sys::fchdir(&proc).is_ok() && fs::write("sys/kernel/pid_max", "400").is_ok();
@@ -241,7 +241,6 @@ impl Zygote {
         let mut next = || fds.next().ok_or_else(malformed);
         let stdio = [next()?, next()?, next()?];
         let joins = (0..head.joins).map(|_| next()).collect::<Steps<Vec<_>>>()?;
-        let cgroup = if head.cgroup { Some(next()?) } else { None };
         let mounts = (0..head.mounts).map(|_| next()).collect::<Steps<Vec<_>>>()?;
         let launch = if head.apart {
             let mut file = fs::File::from(next()?);
@@ -272,7 +271,7 @@ impl Zygote {
             None => None,
         };
         let kinds = if namespaces.is_some() { sys::CLONE_NEWPID | sys::CLONE_NEWIPC } else { 0 };
-        match sys::fork(kinds, cgroup.as_ref().map(|fd| fd.as_fd())).at(Step::Fork, b"")? {
+        match sys::fork(kinds).at(Step::Fork, b"")? {
             0 => {
                 let seed = || -> std::io::Result<Seed> {
                     Ok(Seed {

@@ -253,8 +253,7 @@ message! {
     /// Engine → zygote: the part of a launch that the zygote reads itself. After it in the same message, or in the memory
     /// file whose descriptor is the last one beside it, comes a [`Launch`].
     ///
-    /// Beside it: the control socket, stdin, stdout, stderr, the files to join cgroups by, the cgroup to be born in, the
-    /// mounts.
+    /// Beside it: the control socket, stdin, stdout, stderr, the files to join cgroups by, the mounts.
     Head {
         /// Whether the tool shares the host's network.
         host_network: bool,
@@ -262,8 +261,6 @@ message! {
         points: Vec<(Bytes, bool)>,
         /// How many files to join cgroups by.
         joins: u32,
-        /// Whether there is a cgroup to be born in.
-        cgroup: bool,
         /// How many mounts are handed over.
         mounts: u32,
         /// Whether the launch is in a memory file.

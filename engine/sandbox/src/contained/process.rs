@@ -113,9 +113,7 @@ impl Line {
         // It may be dead.
         let _ = socket::send(&self.control, &order.to_bytes(), &[]);
     }
-}
 
-impl Line {
     fn residents(&self, deadline: Instant) -> Vec<Residue> {
         let mut state = self.state();
         self.order(Order::List);
