@@ -44,7 +44,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     let (cgroups, prefix) = (init.cgroups.clone(), init.prefix.clone());
     let mut watched = init.watched.clone();
     let user = init.user;
-    let zygote = match sys::fork(0, None) {
+    let zygote = match sys::fork(0) {
         Ok(0) => {
             drop(socket);
             zygote::live(zygote_socket, engine, own, init)
@@ -124,7 +124,7 @@ fn answer(socket: &OwnedFd, request: Option<Request>, user: Option<(u32, u32)>) 
 /// A user namespace that maps the owner on disk to the tool's user; for mount_setattr(2).
 fn id_map(owner: (u32, u32), user: (u32, u32)) -> Steps<OwnedFd> {
     let (hold, held) = sys::socket_pair().at(Step::UserMap, b"")?;
-    let pid = match sys::fork(sys::CLONE_NEWUSER, None).at(Step::UserMap, b"")? {
+    let pid = match sys::fork(sys::CLONE_NEWUSER).at(Step::UserMap, b"")? {
         0 => {
             // Until the other end is closed.
             drop(hold);

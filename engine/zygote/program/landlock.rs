@@ -58,7 +58,7 @@ impl Landlock {
         if abi == 0 {
             return Self::default();
         }
-        match sys::fork(0, None) {
+        match sys::fork(0) {
             Ok(0) => sys::exit(Self { abi, files: false, scopes: false }.try_out()),
             Ok(pid) => {
                 let seen = sys::wait(pid).map_or(0, |status| status >> 8 & 0xff);

@@ -120,7 +120,6 @@ pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 pub(crate) const CLONE_NEWPID: u64 = 0x2000_0000;
 pub(crate) const CLONE_NEWNET: u64 = 0x4000_0000;
 pub(crate) const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_VM: c_int = 0x100;
 const CLONE_VFORK: c_int = 0x4000;
 pub(crate) const SIGKILL: i32 = 9;
@@ -144,14 +143,9 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// fork(2), into new namespaces and a cgroup. 0 in the child, its process id in the parent.
-pub(crate) fn fork(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
-    let args = CloneArgs {
-        flags: namespaces | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
-        exit_signal: SIGCHLD as u64,
-        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
-        ..CloneArgs::default()
-    };
+/// fork(2), into new namespaces. 0 in the child, its process id in the parent.
+pub(crate) fn fork(namespaces: u64) -> Result<i32> {
+    let args = CloneArgs { flags: namespaces, exit_signal: SIGCHLD as u64, ..CloneArgs::default() };
     // This program has one thread, so the child is a whole copy of it, allocator included: it may go on as it likes.
     Ok(call!(new::CLONE3, &raw const args, size_of::<CloneArgs>())? as i32)
 }

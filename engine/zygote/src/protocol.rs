@@ -253,17 +253,18 @@ message! {
     /// Engine → zygote: the part of a launch that the zygote reads itself. After it in the same message, or in the memory
     /// file whose descriptor is the last one beside it, comes a [`Launch`].
     ///
-    /// Beside it: the control socket, stdin, stdout, stderr, the files to join cgroups by, the cgroup to be born in, the
-    /// mounts.
+    /// Beside it: the control socket, stdin, stdout, stderr, the files to join cgroups by, the mounts.
     Head {
         /// Whether the tool shares the host's network.
         host_network: bool,
         /// Places at which something will be mounted, and whether it is a folder. Sorted.
         points: Vec<(Bytes, bool)>,
+        /// Bytes and files in `/tmp`, and the same again in `/dev/shm`.
+        tmp: (u64, u64),
+        /// A bound on process ids inside; 0: none.
+        pid_max: u32,
         /// How many files to join cgroups by.
         joins: u32,
-        /// Whether there is a cgroup to be born in.
-        cgroup: bool,
         /// How many mounts are handed over.
         mounts: u32,
         /// Whether the launch is in a memory file.
@@ -284,12 +285,8 @@ message! {
         workdir: Bytes,
         /// What to mount, outer places before inner ones.
         mounts: Vec<Mount>,
-        /// Bytes and files in `/tmp`, and the same again in `/dev/shm`.
-        tmp: (u64, u64),
         /// Numbers of resources (getrlimit(2)) and their limits, soft and hard.
         rlimits: Vec<(u32, (u64, u64))>,
-        /// A bound on process ids inside; 0: none.
-        pid_max: u32,
         /// Places that may be written to. Everything else that is shown may be read and executed.
         writable: Vec<Bytes>,
         /// Below level 3: places that may be read and executed.
@@ -478,9 +475,7 @@ mod tests {
                 folder: true,
                 what: What::Tmpfs { size: 1, inodes: 2 },
             }],
-            tmp: (1, 2),
             rlimits: vec![(1, (2, 3))],
-            pid_max: 9,
             writable: vec![],
             readable: vec![],
             no_network: true,
