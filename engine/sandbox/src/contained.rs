@@ -302,14 +302,19 @@ impl Inner {
             None => None,
         };
 
-        let (launch, per_process) =
-            describe(&spec, &view, mounts.mounts, &offer, namespaced, cgroup.is_some(), &program);
-        let bounds_pids = launch.pid_max > 0;
+        let (rlimits, pid_max, per_process) = limits(&spec.resources, &offer, namespaced, cgroup.is_some());
+        let launch = describe(&spec, &view, mounts.mounts, rlimits, namespaced, &program);
+        // What lies in there is memory.
+        let tmp_size = spec.resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
+        let tmp = (spec.resources.tmp_size.unwrap_or(tmp_size), spec.resources.tmp_files.unwrap_or(TMP.1));
+        let bounds_pids = pid_max > 0;
         let host_network = spec.policy.network == Some(Network::Host);
         let joins: Vec<BorrowedFd<'_>> = cgroup.iter().flat_map(Cgroup::join).collect();
         let mut head = Head {
             host_network,
             points: mounts.points,
+            tmp,
+            pid_max,
             joins: joins.len() as u32,
             mounts: mounts.passed.len() as u32,
             apart: false,
@@ -560,16 +565,15 @@ impl Mounts {
     }
 }
 
-/// The launch as the zygote gets it, and which limits hold for each process only.
+/// The launch as the zygote gets it.
 fn describe(
     spec: &LaunchSpec,
     view: &View,
     mounts: Vec<Mount>,
-    offer: &Offer,
+    rlimits: Vec<Rlimit>,
     namespaced: bool,
-    in_cgroup: bool,
     program: &Path,
-) -> (Launch, Vec<String>) {
+) -> Launch {
     let mut args = vec![Bytes(spec.program.as_bytes().to_vec())];
     args.extend(spec.args.iter().map(|arg| Bytes(arg.as_bytes().to_vec())));
     let marker = (EXECUTION_VARIABLE.into(), spec.execution.clone().into());
@@ -577,7 +581,6 @@ fn describe(
         spec.env.iter().chain([&marker]).map(|(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
             Bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
         });
-    let (rlimits, pid_max, per_process) = limits(&spec.resources, offer, namespaced, in_cgroup);
     let places = |wanted: fn(&Mode) -> bool| {
         let places = view.places.iter().filter(move |(_, place)| wanted(&place.mode));
         // Without a view of its own, places are where they are.
@@ -594,26 +597,24 @@ fn describe(
         readable.extend(system::readable_in_place().iter().map(bytes));
         readable.extend(places(|mode| *mode == Mode::ReadOnly));
     }
-    // What lies in there is memory.
-    let tmp_size = spec.resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
-    let launch = Launch {
+    Launch {
         program: bytes(if namespaced { &view.program } else { program }),
         args,
         env: env.collect(),
         workdir: bytes(&view.workdir),
         mounts,
-        tmp: (spec.resources.tmp_size.unwrap_or(tmp_size), spec.resources.tmp_files.unwrap_or(TMP.1)),
         rlimits,
-        pid_max,
         writable,
         readable,
         no_network: spec.policy.network != Some(Network::Host),
-    };
-    (launch, per_process)
+    }
 }
 
 /// Numbers of resources, and their soft and hard limits.
-type Rlimits = Vec<(u32, (u64, u64))>;
+type Rlimits = Vec<Rlimit>;
+
+/// A limit of each process: its number, soft and hard.
+type Rlimit = (u32, (u64, u64));
 
 /// Limits of each process (getrlimit(2)), a bound on process ids, and the names of the limits that hold only so.
 fn limits(

@@ -4,13 +4,13 @@
 use std::{
     ffi::CString,
     fs,
-    io::Read,
+    io::{Read, Seek},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use crate::{
     landlock::Landlock,
-    protocol::{Bytes, Event, Failure, Launch, Order, Step, Wire},
+    protocol::{Bytes, Event, Failure, Launch, Order, Step, What, Wire},
     step::{At, Steps, failure},
     sys::{self, Errno},
     view,
@@ -18,21 +18,39 @@ use crate::{
 
 /// What the zygote hands to the process that it forks.
 pub(crate) struct Seed {
-    pub(crate) launch: Vec<u8>,
-    pub(crate) control: OwnedFd,
-    pub(crate) stdio: [OwnedFd; 3],
-    pub(crate) joins: Vec<OwnedFd>,
-    pub(crate) mounts: Vec<OwnedFd>,
     /// With namespaces: the common view, and the network.
     pub(crate) namespaces: Option<Namespaces>,
     pub(crate) landlock: Landlock,
     /// A pidfd of the zygote, to find out that it died before we asked to be told.
     pub(crate) zygote: OwnedFd,
+    pub(crate) work: Work,
+}
+
+/// What to run.
+pub(crate) enum Work {
+    Now(Task),
+    /// It comes over this socket, once it is known; this sandbox was made ahead.
+    Later(OwnedFd),
+}
+
+/// One launch.
+pub(crate) struct Task {
+    pub(crate) launch: Vec<u8>,
+    pub(crate) control: OwnedFd,
+    pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) joins: Vec<OwnedFd>,
+    pub(crate) mounts: Vec<OwnedFd>,
 }
 
 pub(crate) struct Namespaces {
     pub(crate) template: OwnedFd,
+    /// The mounts of the host, where paths are looked up.
+    pub(crate) host: OwnedFd,
     pub(crate) network: Network,
+    /// Bytes and files in `/tmp`, and in `/dev/shm`.
+    pub(crate) tmp: (u64, u64),
+    /// A bound on process ids; 0: none.
+    pub(crate) pid_max: u32,
 }
 
 pub(crate) enum Network {
@@ -54,11 +72,35 @@ pub(crate) fn live(seed: Seed) -> ! {
         sys::exit(1);
     }
     let namespaced = seed.namespaces.is_some();
-    let control = match seed.control.try_clone() {
+    let Seed { namespaces, landlock, work, .. } = seed;
+    let entered = match (namespaces, &work) {
+        (Some(namespaces), _) => enter(namespaces).map(Some),
+        // Without a process id namespace, orphans must come to us some other way.
+        (None, _) => sys::adopt_orphans().at(Step::Watch, b"").map(|()| None),
+    };
+    let task = match work {
+        Work::Now(task) => task,
+        Work::Later(socket) => {
+            if entered.is_err() {
+                // Nobody is to wait for us: who comes from now on finds us gone, and makes another. One launch may have
+                // come already, and is told.
+                sys::refuse(&socket);
+            }
+            match sys::receive(&socket, true) {
+                Ok(Some((message, fds))) => match Task::read(&message, fds) {
+                    Some(task) => task,
+                    None => sys::exit(1),
+                },
+                // The zygote has no use for it any more, or it was of none.
+                Ok(None) | Err(_) => sys::exit(0),
+            }
+        }
+    };
+    let control = match task.control.try_clone() {
         Ok(control) => control,
         Err(_) => sys::exit(1),
     };
-    match start(seed) {
+    match entered.and_then(|entered| start(task, entered, landlock)) {
         Ok(watch) => oversee(&control, &watch, namespaced),
         Err(failure) => {
             // The engine may be gone.
@@ -66,6 +108,28 @@ pub(crate) fn live(seed: Seed) -> ! {
             sys::exit(1)
         }
     }
+}
+
+impl Task {
+    /// From a message that the zygote passes on: how many of the descriptors are to join cgroups by, and the launch.
+    pub(crate) fn read(mut message: &[u8], fds: Vec<OwnedFd>) -> Option<Self> {
+        let joins = u32::read(&mut message)?;
+        let apart = bool::read(&mut message)?;
+        let mut fds = fds.into_iter();
+        let control = fds.next()?;
+        let stdio = [fds.next()?, fds.next()?, fds.next()?];
+        let joins = (0..joins).map(|_| fds.next()).collect::<Option<Vec<_>>>()?;
+        let mut mounts: Vec<_> = fds.collect();
+        let launch = if apart { read_all(mounts.pop()?)? } else { message.to_vec() };
+        Some(Self { launch, control, stdio, joins, mounts })
+    }
+}
+
+fn read_all(file: OwnedFd) -> Option<Vec<u8>> {
+    let (mut file, mut bytes) = (fs::File::from(file), Vec::new());
+    file.rewind().ok()?;
+    file.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// What is needed to watch over the program.
@@ -92,21 +156,17 @@ struct Birth<'a> {
     failed: Option<(Step, Errno)>,
 }
 
-fn start(mut seed: Seed) -> Steps<Watch> {
-    let launch = Launch::from_bytes(&seed.launch).ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))?;
-    let mut mount_namespace = None;
-    let namespaced = seed.namespaces.is_some();
-    match seed.namespaces.take() {
-        Some(namespaces) => {
-            mount_namespace = Some(enter(&launch, namespaces, std::mem::take(&mut seed.mounts))?)
-        }
-        // Without a process id namespace, orphans must come to us some other way.
-        None => sys::adopt_orphans().at(Step::Watch, b"")?,
+fn start(task: Task, entered: Option<Entered>, landlock: Landlock) -> Steps<Watch> {
+    let launch = Launch::from_bytes(&task.launch).ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))?;
+    let namespaced = entered.is_some();
+    let Task { control, stdio, joins, mounts, .. } = task;
+    if let Some(entered) = &entered {
+        show(&launch, entered, mounts)?;
     }
     sys::set_dumpable(false).at(Step::Watch, b"")?;
-    let ruleset = if seed.landlock.abi > 0 && seed.landlock.files {
+    let ruleset = if landlock.abi > 0 && landlock.files {
         let readable = if namespaced { &[Bytes(b"/".to_vec())][..] } else { &launch.readable };
-        Some(seed.landlock.ruleset(readable, &launch.writable, launch.no_network, namespaced)?)
+        Some(landlock.ruleset(readable, &launch.writable, launch.no_network, namespaced)?)
     } else {
         None
     };
@@ -119,10 +179,10 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         args: words(&launch.args)?,
         env: words(&launch.env)?,
         workdir: sys::cstring(&launch.workdir.0).at(Step::Workdir, &launch.workdir.0)?,
-        stdio: &seed.stdio,
-        control: &seed.control,
+        stdio: &stdio,
+        control: &control,
         born: Event::Born.to_bytes(),
-        joins: &seed.joins,
+        joins: &joins,
         rlimits: &launch.rlimits,
         ruleset,
         more_filter: (!namespaced).then(|| crate::seccomp::in_place_filter(launch.no_network)),
@@ -140,22 +200,23 @@ fn start(mut seed: Seed) -> Steps<Watch> {
         let _ = sys::wait(program);
         return Err(failure(step, subject, errno));
     }
-    let fds = [Some(&pidfd), mount_namespace.as_ref()];
+    let fds = [Some(&pidfd), entered.as_ref().map(|entered| &entered.own)];
     let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
-    sys::send(&seed.control, &Event::Started.to_bytes(), &fds).at(Step::Watch, b"")?;
-    // Our copies of the program's pipes and all else go with the seed, or the engine would never see their end.
+    sys::send(&control, &Event::Started.to_bytes(), &fds).at(Step::Watch, b"")?;
+    // Our copies of the program's pipes and all else go with the task, or the engine would never see their end.
     Ok(Watch { signals, program })
 }
 
-/// Goes into the namespaces of this call and makes its view. Returns the mount namespace.
-fn enter(launch: &Launch, namespaces: Namespaces, passed: Vec<OwnedFd>) -> Steps<OwnedFd> {
-    let Namespaces { template, network } = namespaces;
-    // While the host can be seen: paths, and /proc, which the kernel only gives to who can see another.
-    let mut passed = passed.into_iter();
-    let mut mounts = Vec::with_capacity(launch.mounts.len());
-    for mount in &launch.mounts {
-        mounts.push((view::prepare(&mount.target, &mount.what, &mut passed)?, mount));
-    }
+/// A sandbox without a call.
+struct Entered {
+    host: OwnedFd,
+    own: OwnedFd,
+}
+
+/// Goes into namespaces of its own, and makes what does not depend on the call.
+fn enter(namespaces: Namespaces) -> Steps<Entered> {
+    let Namespaces { template, host, network, tmp: (size, inodes), pid_max } = namespaces;
+    // The kernel only gives a /proc to who can see another.
     let proc = view::proc().at(Step::Proc, b"/proc");
     match network {
         Network::Host => {}
@@ -164,22 +225,40 @@ fn enter(launch: &Launch, namespaces: Namespaces, passed: Vec<OwnedFd>) -> Steps
     }
     sys::setns(template, sys::CLONE_NEWNS).at(Step::Enter, b"")?;
     sys::unshare(sys::CLONE_NEWNS).at(Step::Enter, b"")?;
-    let (size, inodes) = launch.tmp;
     for place in [&b"/tmp"[..], b"/dev/shm"] {
         let tmpfs = view::tmpfs(place, size, inodes, c"1777", 0)?;
         view::attach(Some(tmpfs), &Bytes(place.to_vec()))?;
+    }
+    if let Ok(proc) = proc {
+        view::attach(Some(proc), &Bytes(b"/proc".to_vec()))?;
+    }
+    if pid_max > 0 {
+        fs::write("/proc/sys/kernel/pid_max", pid_max.to_string()).at(Step::PidMax, b"")?;
+    }
+    let own = fs::File::open("/proc/self/ns/mnt").at(Step::Proc, b"/proc/self/ns/mnt")?;
+    Ok(Entered { host, own: own.into() })
+}
+
+/// Shows what the call names.
+fn show(launch: &Launch, entered: &Entered, passed: Vec<OwnedFd>) -> Steps<()> {
+    let mut passed = passed.into_iter();
+    let by_path = launch.mounts.iter().any(|mount| matches!(mount.what, What::Path { .. }));
+    if by_path {
+        // Paths are the host's.
+        sys::setns(&entered.host, sys::CLONE_NEWNS).at(Step::Enter, b"the host's mounts")?;
+    }
+    let mut mounts = Vec::with_capacity(launch.mounts.len());
+    for mount in &launch.mounts {
+        mounts.push((view::prepare(&mount.target, &mount.what, &mut passed)?, mount));
+    }
+    if by_path {
+        sys::setns(&entered.own, sys::CLONE_NEWNS).at(Step::Enter, b"")?;
     }
     for (prepared, mount) in mounts {
         view::make_place(mount)?;
         view::attach(prepared, &mount.target)?;
     }
-    if let Ok(proc) = proc {
-        view::attach(Some(proc), &Bytes(b"/proc".to_vec()))?;
-    }
-    if launch.pid_max > 0 {
-        fs::write("/proc/sys/kernel/pid_max", launch.pid_max.to_string()).at(Step::PidMax, b"")?;
-    }
-    fs::File::open("/proc/self/ns/mnt").map(OwnedFd::from).at(Step::Proc, b"/proc/self/ns/mnt")
+    Ok(())
 }
 
 /// A network namespace with nothing but loopback in it.

@@ -61,7 +61,7 @@ macro_rules! numbers {
 }
 numbers! {
     SENDMSG = 46, 211; RECVMSG = 47, 212; SOCKETPAIR = 53, 199; SOCKET = 41, 198; BIND = 49, 200; CONNECT = 42, 203;
-    LISTEN = 50, 201; IOCTL = 16, 29; SETSID = 112, 157; KILL = 62, 129; WAIT4 = 61, 260;
+    LISTEN = 50, 201; SHUTDOWN = 48, 210; IOCTL = 16, 29; SETSID = 112, 157; KILL = 62, 129; WAIT4 = 61, 260;
     EXECVE = 59, 221; PIVOT_ROOT = 155, 41; CAPSET = 126, 91; UMOUNT2 = 166, 39; MOUNT = 165, 40; SETNS = 308, 268;
     UNSHARE = 272, 97; PRCTL = 157, 167; PPOLL = 271, 73; SIGNALFD4 = 289, 74; RT_SIGPROCMASK = 14, 135;
     PRLIMIT64 = 302, 261; SETHOSTNAME = 170, 161; SECCOMP = 317, 277; SETRESUID = 117, 147; SETRESGID = 119, 149;
@@ -526,6 +526,13 @@ pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
     let mut pair: [c_int; 2] = [-1; 2];
     call!(nr::SOCKETPAIR, UNIX, SEQPACKET | O_CLOEXEC, 0, pair.as_mut_ptr())?;
     Ok((owned(pair[0].into()), owned(pair[1].into())))
+}
+
+/// From now on nothing can be sent to this socket; what was sent before can still be received.
+pub(crate) fn refuse(socket: impl AsFd) {
+    const READING: c_long = 0;
+    // It can only fail on what is no connected socket.
+    let _ = call!(nr::SHUTDOWN, socket.as_fd().as_raw_fd(), READING);
 }
 
 pub(crate) fn bind(socket: impl AsFd, address: &[u8]) -> Result<()> {

@@ -3,14 +3,13 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{Read, Seek},
     os::fd::{AsFd, OwnedFd},
 };
 
 use crate::{
     landlock::Landlock,
-    protocol::{Bytes, Entry, Event, Failure, Head, Hello, Init, Step, VERSION, Wire},
-    sandbox::{self, Namespaces, Network, Seed},
+    protocol::{Bytes, Entry, Event, Head, Hello, Init, Step, VERSION, Wire},
+    sandbox::{self, Namespaces, Network, Seed, Task, Work},
     seccomp,
     step::{At, Steps, failure},
     sys::{self, Errno},
@@ -36,6 +35,25 @@ pub(crate) struct Zygote {
     /// The sandboxes' first processes, and the number of the network each of them uses.
     children: HashMap<i32, Option<Used>>,
     launches: u64,
+    /// Of which kind the last launch was.
+    last: Option<Kind>,
+    ready: Option<Ready>,
+}
+
+/// What makes sandboxes alike, so that one can be made before its call is known.
+#[derive(Clone, PartialEq, Eq)]
+struct Kind {
+    points: Vec<(Bytes, bool)>,
+    host_network: bool,
+    tmp: (u64, u64),
+    pid_max: u32,
+}
+
+/// A sandbox that waits for its one call.
+struct Ready {
+    kind: Kind,
+    socket: OwnedFd,
+    pid: i32,
 }
 
 struct Used {
@@ -70,6 +88,8 @@ pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init
                 host,
                 children: HashMap::new(),
                 launches: 0,
+                last: None,
+                ready: None,
             }
             .serve()
         }
@@ -198,6 +218,7 @@ impl Zygote {
 
     fn reap(&mut self) {
         while let Ok(Some((pid, _, _))) = sys::reap_any() {
+            self.ready.take_if(|ready| ready.pid == pid);
             if let Some(Some(used)) = self.children.remove(&pid)
                 && let Some(namespace) = used.namespace
                 && let Some(host) = &mut self.host
@@ -221,42 +242,76 @@ impl Zygote {
     }
 
     fn launch(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
-        let mut fds = fds.into_iter();
-        let Some(control) = fds.next() else { return };
-        if let Err(failed) = self.fork(message, fds, &control) {
-            // The engine may be gone.
-            let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
+        let mut rest = message;
+        let head = Head::read(&mut rest);
+        let (Some(head), Some(control)) = (head, fds.first()) else {
+            // Whoever sent this waits at a control socket, if there is one among the descriptors: it closes now.
+            return;
+        };
+        let mut note = Vec::with_capacity(rest.len() + 8);
+        head.joins.put(&mut note);
+        head.apart.put(&mut note);
+        note.extend_from_slice(rest);
+        let kind = Kind {
+            points: head.points,
+            host_network: head.host_network,
+            tmp: head.tmp,
+            pid_max: head.pid_max,
+        };
+        if self.pass_on(&kind, &note, &fds) {
+            // Before the next process is made, which would hold the pipes, too.
+            drop(fds);
+        } else {
+            let Ok(control) = control.try_clone() else { return };
+            let made = Task::read(&note, fds)
+                .ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))
+                .and_then(|task| self.fork(&kind, Work::Now(task), None));
+            if let Err(failed) = made {
+                // The engine may be gone.
+                let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
+            }
+        }
+        self.make_ready(kind);
+    }
+
+    /// Hands a launch to the sandbox that was made ahead, if there is one of this kind.
+    fn pass_on(&mut self, kind: &Kind, note: &[u8], fds: &[OwnedFd]) -> bool {
+        match self.ready.take() {
+            Some(ready) if ready.kind == *kind => {
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                // When it has died meanwhile, a new one is made.
+                sys::send(&ready.socket, note, &fds).is_ok()
+            }
+            // It ends when its socket is closed.
+            _ => false,
         }
     }
 
-    fn fork(
-        &mut self,
-        message: &[u8],
-        mut fds: std::vec::IntoIter<OwnedFd>,
-        control: &OwnedFd,
-    ) -> Result<(), Failure> {
-        let malformed = || failure(Step::Message, b"", Errno::PROTO);
-        let mut rest = message;
-        let head = Head::read(&mut rest).ok_or_else(malformed)?;
-        let mut next = || fds.next().ok_or_else(malformed);
-        let stdio = [next()?, next()?, next()?];
-        let joins = (0..head.joins).map(|_| next()).collect::<Steps<Vec<_>>>()?;
-        let mounts = (0..head.mounts).map(|_| next()).collect::<Steps<Vec<_>>>()?;
-        let launch = if head.apart {
-            let mut file = fs::File::from(next()?);
-            let mut bytes = Vec::new();
-            file.rewind().and_then(|()| file.read_to_end(&mut bytes)).at(Step::Message, b"memfd")?;
-            bytes
-        } else {
-            rest.to_vec()
-        };
+    /// Makes a sandbox ahead, when two launches in a row were of one kind, so that the third will not have to wait for it.
+    fn make_ready(&mut self, kind: Kind) {
+        let is_again = self.last.as_ref() == Some(&kind);
+        // A launch that waits is better than one that may come.
+        if is_again && self.host.is_some() && sys::poll([Some(self.socket.as_fd())], Some(0)) == [false] {
+            // What goes wrong here goes wrong for the next launch, too, and is told then.
+            if let Ok((ours, theirs)) = sys::socket_pair()
+                && let Ok(socket) = ours.try_clone()
+                && let Ok(pid) = self.fork(&kind, Work::Later(theirs), Some(ours))
+            {
+                self.ready = Some(Ready { kind: kind.clone(), socket, pid });
+            }
+        }
+        self.last = Some(kind);
+    }
+
+    /// `not_yours` is closed in the new process.
+    fn fork(&mut self, kind: &Kind, work: Work, not_yours: Option<OwnedFd>) -> Steps<i32> {
         self.launches += 1;
         let number = self.launches;
         let mut used = None;
         let namespaces = match &mut self.host {
             Some(host) => {
-                let template = host.template(&head.points)?;
-                let network = if head.host_network {
+                let template = host.template(&kind.points)?;
+                let network = if kind.host_network {
                     Network::Host
                 } else if let Some(namespace) = host.networks.pop() {
                     let again = namespace.try_clone().at(Step::Network, b"")?;
@@ -266,33 +321,22 @@ impl Zygote {
                     used = Some(Used { number, namespace: None });
                     Network::New { pool: host.pool.1.try_clone().at(Step::Network, b"")?, number }
                 };
-                Some(Namespaces { template, network })
+                let host = host.mounts.try_clone().at(Step::View, b"")?;
+                Some(Namespaces { template, host, network, tmp: kind.tmp, pid_max: kind.pid_max })
             }
             None => None,
         };
+        let zygote = self.own.try_clone().at(Step::Watch, b"")?;
         let kinds = if namespaces.is_some() { sys::CLONE_NEWPID | sys::CLONE_NEWIPC } else { 0 };
         match sys::fork(kinds).at(Step::Fork, b"")? {
             0 => {
-                let seed = || -> std::io::Result<Seed> {
-                    Ok(Seed {
-                        launch,
-                        control: control.try_clone()?,
-                        stdio,
-                        joins,
-                        mounts,
-                        namespaces,
-                        landlock: self.landlock,
-                        zygote: self.own.try_clone()?,
-                    })
-                };
-                match seed() {
-                    Ok(seed) => sandbox::live(seed),
-                    Err(_) => sys::exit(1),
-                }
+                drop(not_yours);
+                self.ready = None;
+                sandbox::live(Seed { namespaces, landlock: self.landlock, zygote, work })
             }
             pid => {
                 self.children.insert(pid, used);
-                Ok(())
+                Ok(pid)
             }
         }
     }

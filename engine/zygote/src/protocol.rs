@@ -259,6 +259,10 @@ message! {
         host_network: bool,
         /// Places at which something will be mounted, and whether it is a folder. Sorted.
         points: Vec<(Bytes, bool)>,
+        /// Bytes and files in `/tmp`, and the same again in `/dev/shm`.
+        tmp: (u64, u64),
+        /// A bound on process ids inside; 0: none.
+        pid_max: u32,
         /// How many files to join cgroups by.
         joins: u32,
         /// How many mounts are handed over.
@@ -281,12 +285,8 @@ message! {
         workdir: Bytes,
         /// What to mount, outer places before inner ones.
         mounts: Vec<Mount>,
-        /// Bytes and files in `/tmp`, and the same again in `/dev/shm`.
-        tmp: (u64, u64),
         /// Numbers of resources (getrlimit(2)) and their limits, soft and hard.
         rlimits: Vec<(u32, (u64, u64))>,
-        /// A bound on process ids inside; 0: none.
-        pid_max: u32,
         /// Places that may be written to. Everything else that is shown may be read and executed.
         writable: Vec<Bytes>,
         /// Below level 3: places that may be read and executed.
@@ -475,9 +475,7 @@ mod tests {
                 folder: true,
                 what: What::Tmpfs { size: 1, inodes: 2 },
             }],
-            tmp: (1, 2),
             rlimits: vec![(1, (2, 3))],
-            pid_max: 9,
             writable: vec![],
             readable: vec![],
             no_network: true,
