@@ -253,7 +253,8 @@ fn the_examples_of_the_readme_end_as_it_says() {
     assert_eq!(format!("{code}"), rest.lines().next().unwrap());
     // Process ids inside depend on who was faster.
     let without_pids = |text: &str| {
-        let words = text.split_inclusive(' ').map(|word| word.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let words =
+            text.split_inclusive(' ').map(|word| word.trim_start_matches(|c: char| c.is_ascii_digit()));
         let mut lines: Vec<String> = words.collect::<String>().lines().map(str::to_owned).collect();
         lines.sort();
         lines

@@ -209,6 +209,10 @@ impl Launcher for Sandbox {
         let kept = State { watched: state.watched.clone(), ..State::default() };
         let gone = std::mem::replace(&mut *state, kept);
         drop(state);
+        // They take themselves apart while the cgroups are removed.
+        for zygote in gone.zygotes.values().filter(|zygote| Arc::strong_count(zygote) == 1) {
+            zygote.dismiss();
+        }
         drop(gone);
     }
 }

@@ -67,39 +67,50 @@ pub(super) enum NoZygote {
     Setup(Failure),
 }
 
-impl Zygote {
-    /// Starts one, and waits until it is set up.
-    pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
+/// A keeper that loads while what its zygote will be told is put together.
+#[derive(Debug)]
+pub(super) struct Starting {
+    zygote: Zygote,
+    /// The zygote's end of its socket.
+    theirs: OwnedFd,
+}
+
+impl Starting {
+    /// Starts the program, and does not wait for it.
+    pub(super) fn begin(source: &Source) -> Result<Self, NoZygote> {
         let failed = NoZygote::Start;
-        let (keeper_socket, theirs) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
-        let (zygote_socket, zygote_end) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
-        let engine = pidfd_open(getpid(), PidfdFlags::empty())
-            .map_err(|e| failed("opening a handle to ourselves", e.into()))?;
-        let init = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
-        let child = source.spawn(theirs).map_err(|error| failed("starting the zygote", error))?;
-        let keeper = Keeper { child, socket: Some(keeper_socket) };
-        let mut zygote = Self {
-            socket: zygote_socket,
-            keeper: Mutex::new(keeper),
-            hello: Hello {
-                version: VERSION,
-                landlock_abi: 0,
-                landlock_files: false,
-                landlock_scopes: false,
-                proc: false,
-                pid_max: false,
-            },
-            alive: None,
+        let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
+        let (keeper_socket, keeper_end) = pair()?;
+        let (socket, theirs) = pair()?;
+        let child = source.spawn(keeper_end).map_err(|error| failed("starting the zygote", error))?;
+        let hello = Hello {
+            version: VERSION,
+            landlock_abi: 0,
+            landlock_files: false,
+            landlock_scopes: false,
+            proc: false,
+            pid_max: false,
         };
+        let keeper = Mutex::new(Keeper { child, socket: Some(keeper_socket) });
+        Ok(Self { zygote: Zygote { socket, keeper, hello, alive: None }, theirs })
+    }
+
+    /// Tells it what it needs to know, and waits until it is set up.
+    pub(super) fn set_up(self, init: &Init) -> Result<Zygote, NoZygote> {
+        let failed = NoZygote::Start;
+        let Self { mut zygote, theirs } = self;
+        let engine = pidfd_open(getpid(), PidfdFlags::empty())
+            .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
+        let init = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
         let sent = {
             let keeper = zygote.keeper();
             let socket = keeper.socket.as_ref().map(AsFd::as_fd);
             socket.map_or(Err(Errno::PIPE), |socket| {
-                socket::send(socket, &VERSION.to_bytes(), &[engine.as_fd(), zygote_end.as_fd(), init.as_fd()])
+                socket::send(socket, &VERSION.to_bytes(), &[engine.as_fd(), theirs.as_fd(), init.as_fd()])
             })
         };
         // Its only copy is now the zygote's, so that we see when it is gone.
-        drop(zygote_end);
+        drop(theirs);
         sent.map_err(|errno| failed("speaking to the zygote", errno.into()))?;
         let answer = socket::receive(&zygote.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
@@ -115,6 +126,13 @@ impl Zygote {
             })?;
         zygote.alive = answer.fds.pop();
         Ok(zygote)
+    }
+}
+
+impl Zygote {
+    /// Starts one, and waits until it is set up.
+    pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
+        Starting::begin(source)?.set_up(init)
     }
 
     pub(super) fn hello(&self) -> &Hello {
@@ -160,6 +178,15 @@ impl Zygote {
         }
     }
 
+    /// Tells it that it is not needed any more, and does not wait for its end.
+    pub(super) fn dismiss(&self) {
+        // The zygote sees the end of its socket, and the keeper ends after it.
+        if let Some(socket) = self.keeper().socket.take() {
+            let _ = socket::send(&socket, &Request::Farewell.to_bytes(), &[]);
+        }
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     fn keeper(&self) -> std::sync::MutexGuard<'_, Keeper> {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,13 +198,8 @@ impl Drop for Zygote {
         reason = "there is nothing to wait on that is not the child's to reap"
     )]
     fn drop(&mut self) {
+        self.dismiss();
         let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The zygote sees the end of its socket, and the keeper ends after it.
-        if let Some(socket) = &keeper.socket {
-            let _ = socket::send(socket, &Request::Farewell.to_bytes(), &[]);
-        }
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        keeper.socket = None;
         let until = Instant::now() + FAREWELL;
         let mut pause = Duration::from_micros(100);
         loop {
