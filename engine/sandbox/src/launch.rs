@@ -107,7 +107,7 @@ pub trait Launcher: Send + Sync + Debug {
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
 
     /// Folders in this one whose names begin with [`own_prefix`](crate::own_prefix) are removed when this program dies before
-    /// it can, where there is somebody to do that.
+    /// it can, where there is somebody to do that: from the next answer of [`level`](Self::level) on. Never blocks.
     fn keep_clean(&self, _folder: &Path) {}
 
     /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
