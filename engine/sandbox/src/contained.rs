@@ -5,6 +5,7 @@
 
 mod doctor;
 mod hints;
+mod installed;
 mod kernel;
 mod names;
 mod offer;

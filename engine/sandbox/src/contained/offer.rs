@@ -11,7 +11,7 @@ use tool_zygote::protocol::{Bytes, Failure, Init, Step};
 use super::{
     SandboxBuilder, bytes,
     hints::{self, Facts},
-    is_root, system, view,
+    installed, is_root, system,
     zygote::{NoZygote, Starting, Zygote},
 };
 use crate::{
@@ -216,7 +216,7 @@ pub(super) fn launch_error(failure: &Failure, path: &Path) -> LaunchError {
     match failure.step {
         Step::Exec => {
             let not_shown = error.raw_os_error() == Some(libc::ENOENT)
-                && view::interpreter(path).is_none_or(|interpreter| interpreter.exists())
+                && installed::interpreter(path).is_none_or(|interpreter| interpreter.exists())
                 && path.exists();
             let error = program::not_executed(path, error);
             if not_shown {
