@@ -80,7 +80,7 @@ pub use secrets::Secret;
 pub use state::State;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
-    CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock, LandlockFound,
-    LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups, Remark, Residue,
-    ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound,
+    Architecture, CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock,
+    LandlockFound, LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups,
+    Remark, Residue, ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound,
 };

@@ -174,6 +174,7 @@ impl<'a> Running<'a> {
             exit,
             resources: &self.resources,
             filtered: self.enforced.seccomp,
+            foreign: self.leader.foreign(),
             protocol: &self.protocol,
             terms: self.terms,
             declared: self.declared,

@@ -388,7 +388,8 @@ impl Inner {
             per_process,
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
-        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote)
+            .of_architecture(view.foreign);
         if namespaced {
             process = process.showing(Shown::of(&view));
         }

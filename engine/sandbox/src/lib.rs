@@ -21,8 +21,8 @@ pub use contained::{
     ZygoteFound,
 };
 pub use launch::{
-    Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Process,
-    Stdin, Usage,
+    Architecture, Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher,
+    Missing, Process, Stdin, Usage,
 };
 pub use level::{Enforced, Landlock, Level, Proc};
 pub use policy::{Network, Policy, ResourceLimits, Tmpfs};

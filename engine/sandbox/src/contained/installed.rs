@@ -24,7 +24,7 @@ use super::{
     system,
     view::{Mode, View, is_too_much, own_home},
 };
-use crate::launch::{LaunchError, LaunchStep};
+use crate::launch::{Architecture, LaunchError, LaunchStep};
 
 /// How many links a program's path may go through, as in the kernel.
 const MOST_LINKS: u32 = 40;
@@ -46,7 +46,10 @@ impl View {
                         interpreter
                     }
                     Head::Script { .. } => break,
-                    Head::Program => break,
+                    Head::Program { foreign } => {
+                        self.foreign = foreign;
+                        break;
+                    }
                 },
             };
             by_a_tool |= written.knows(&path)
@@ -185,8 +188,8 @@ impl Runtime {
 enum Head {
     /// A first line that names what runs it (execve(2)).
     Script { interpreter: PathBuf },
-    /// Anything else.
-    Program,
+    /// Anything else; for an architecture whose system calls are refused.
+    Program { foreign: Option<Architecture> },
 }
 
 impl Head {
@@ -200,8 +203,23 @@ impl Head {
         let mut words = line.into_iter().flat_map(|line| line.split(|byte| byte.is_ascii_whitespace()));
         match words.find(|word| !word.is_empty()) {
             Some(word) => Head::Script { interpreter: OsStr::from_bytes(word).into() },
-            None => Head::Program,
+            None => Head::Program { foreign: foreign(&head) },
         }
+    }
+}
+
+/// The architecture that a program is for, by its header (elf(5)), where this kernel may execute it, but the sandbox's filter
+/// refuses all its system calls.
+fn foreign(head: &[u8]) -> Option<Architecture> {
+    const NARROW: u8 = 1;
+    const LITTLE_ENDIAN: u8 = 1;
+    let [0x7f, b'E', b'L', b'F', NARROW, LITTLE_ENDIAN, ..] = head else { return None };
+    let machine = u16::from_le_bytes([*head.get(18)?, *head.get(19)?]);
+    match machine {
+        3 if cfg!(target_arch = "x86_64") => Some(Architecture::I386),
+        62 if cfg!(target_arch = "x86_64") => Some(Architecture::X32),
+        40 if cfg!(target_arch = "aarch64") => Some(Architecture::Arm),
+        _ => None,
     }
 }
 
@@ -209,7 +227,7 @@ impl Head {
 pub(super) fn interpreter(path: &Path) -> Option<PathBuf> {
     match Head::of(path) {
         Head::Script { interpreter } => Some(interpreter),
-        Head::Program => None,
+        Head::Program { .. } => None,
     }
 }
 
@@ -393,7 +411,13 @@ mod tests {
         assert_eq!(head("#! /bin/a b\n"), script("/bin/a"));
         assert_eq!(head("#!/bin/a"), script("/bin/a"));
         for other in ["", "#", "#!", "#! \nx", "/bin/a", "\u{7f}ELF", "\u{7f}ELF\u{1}\u{1}"] {
-            assert_eq!(head(other), Head::Program, "{other:?}");
+            assert_eq!(head(other), Head::Program { foreign: None }, "{other:?}");
         }
+        let machine =
+            |class: u8, number: u8| foreign(&[&b"\x7fELF"[..], &[class, 1], &[0; 12], &[number, 0]].concat());
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!((machine(1, 3), machine(1, 62)), (Some(Architecture::I386), Some(Architecture::X32)));
+        }
+        assert_eq!((machine(2, 62), machine(2, 183), machine(1, 8)), (None, None, None));
     }
 }

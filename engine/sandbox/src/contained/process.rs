@@ -17,7 +17,7 @@ use tool_zygote::protocol::{Event, Order, Wire};
 use super::{shown::Shown, socket, zygote::Zygote};
 use crate::{
     cgroup::Cgroup,
-    launch::{Counted, Exit, ExitStatus, Process, Usage},
+    launch::{Architecture, Counted, Exit, ExitStatus, Process, Usage},
     procfs,
     residue::{Residue, ScanTarget},
     wait,
@@ -40,6 +40,7 @@ pub(super) struct Contained {
     mounts: Option<OwnedFd>,
     /// Its sandboxes die with it.
     zygote: Arc<Zygote>,
+    foreign: Option<Architecture>,
 }
 
 /// The line to the first process, and what came over it.
@@ -88,7 +89,13 @@ impl Contained {
             shown: None,
             mounts,
             zygote,
+            foreign: None,
         }
+    }
+
+    /// The same, of a program for an architecture whose system calls are refused.
+    pub(super) fn of_architecture(self, foreign: Option<Architecture>) -> Self {
+        Self { foreign, ..self }
     }
 
     /// The same, with what it is shown.
@@ -249,6 +256,10 @@ impl Process for Contained {
             }),
             None => Box::new(|_| Vec::new()),
         }
+    }
+
+    fn foreign(&self) -> Option<Architecture> {
+        self.foreign
     }
 
     fn cpu_used(&self) -> Option<Duration> {

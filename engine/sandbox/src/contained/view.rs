@@ -15,7 +15,7 @@ use super::{
     system,
 };
 use crate::{
-    launch::{LaunchError, LaunchSpec, LaunchStep},
+    launch::{Architecture, LaunchError, LaunchSpec, LaunchStep},
     policy::Network,
 };
 
@@ -49,6 +49,8 @@ pub(super) struct View {
     pub(super) places: BTreeMap<PathBuf, Place>,
     /// The program, where it is seen.
     pub(super) program: PathBuf,
+    /// The architecture that it is for, where all its system calls are refused.
+    pub(super) foreign: Option<Architecture>,
     pub(super) workdir: PathBuf,
 }
 
@@ -82,7 +84,8 @@ impl View {
     /// `program` is absolute.
     pub(super) fn of(spec: &LaunchSpec, program: &Path, written: &Written) -> Result<Self, LaunchError> {
         let policy = &spec.policy;
-        let mut view = View { places: BTreeMap::new(), program: PathBuf::new(), workdir: PathBuf::new() };
+        let mut view =
+            View { places: BTreeMap::new(), program: PathBuf::new(), foreign: None, workdir: PathBuf::new() };
         // First, as they say which links are not followed.
         for path in &policy.rw {
             let source = view.name(path, Mode::ReadWrite, written)?;
