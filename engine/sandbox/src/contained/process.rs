@@ -136,6 +136,8 @@ impl Line {
 
     /// Blocks until the deadline at most. Others may ask and kill meanwhile, and hear the answer for us.
     fn residents(&self, deadline: Instant) -> Vec<Residue> {
+        /// How often to look whether somebody else has heard it, and so left nothing to wait for.
+        const LOOK_AGAIN: Duration = Duration::from_millis(5);
         self.state().lists_due += 1;
         self.order(Order::List);
         loop {
@@ -149,7 +151,9 @@ impl Line {
             };
             match heard {
                 Ok(()) => {}
-                Err(Errno::AGAIN) if socket::readable(&self.control, Some(deadline)) => {}
+                Err(Errno::AGAIN) if Instant::now() < deadline => {
+                    socket::readable(&self.control, Some(deadline.min(Instant::now() + LOOK_AGAIN)));
+                }
                 Err(_) => return Vec::new(),
             }
         }
