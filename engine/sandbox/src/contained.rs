@@ -7,6 +7,7 @@ mod doctor;
 mod hints;
 mod installed;
 mod kernel;
+mod mounts;
 mod names;
 mod offer;
 mod parting;
@@ -14,6 +15,7 @@ mod process;
 mod shown;
 mod socket;
 mod system;
+mod terms;
 mod view;
 mod zygote;
 
@@ -34,21 +36,23 @@ use rustix::{
     fs::{MemfdFlags, memfd_create},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Gid, Uid, getgid, getrlimit, getuid},
+    process::{Gid, Uid, getgid, getuid},
 };
-use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
+use tool_zygote::protocol::{Bytes, Event, Head, MAX_MESSAGE, Wire};
 
 pub use self::doctor::{
     CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
 };
 pub(crate) use self::view::PROTECTED;
 use self::{
+    mounts::Mounts,
     names::Written,
     offer::Offer,
     parting::Parting,
     process::Contained,
     shown::Shown,
-    view::{Mode, Place, View},
+    terms::{describe, limits, not_held},
+    view::View,
     zygote::{NoZygote, Source, Zygote},
 };
 use crate::{
@@ -58,7 +62,7 @@ use crate::{
     policy::{Network, Policy, ResourceLimits},
     process_group::ProcessGroups,
     program,
-    residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
+    residue::{self, ScanTarget, Swept},
 };
 
 /// Launches every process in a sandbox, at the highest level that this machine can do; but with
@@ -234,14 +238,6 @@ fn is_unsandboxed(policy: &Policy) -> bool {
 
 fn bytes(path: impl AsRef<Path>) -> Bytes {
     Bytes(path.as_ref().as_os_str().as_bytes().to_vec())
-}
-
-/// Mounts, in the form that the zygote gets them, and the descriptors that go with them.
-#[derive(Default)]
-struct Mounts {
-    mounts: Vec<Mount>,
-    passed: Vec<OwnedFd>,
-    points: Vec<(Bytes, bool)>,
 }
 
 impl Inner {
@@ -463,262 +459,6 @@ impl Inner {
         }
         Some(offer)
     }
-
-    fn mount(
-        &self,
-        mounts: &mut Mounts,
-        zygote: &Zygote,
-        user: Option<(u32, u32)>,
-        target: &Path,
-        place: &Place,
-        resources: &ResourceLimits,
-    ) -> Result<(), LaunchError> {
-        let read_only = place.mode == Mode::ReadOnly;
-        let what = match place.mode {
-            Mode::Tmpfs(size) => What::Tmpfs {
-                size: size.or(resources.tmp_size).unwrap_or(TMP.0),
-                inodes: resources.tmp_files.unwrap_or(TMP.1),
-            },
-            Mode::Hidden if place.folder => What::EmptyFolder,
-            Mode::Hidden => What::EmptyFile,
-            Mode::ReadOnly | Mode::ReadWrite => match user {
-                Some(user) => {
-                    mounts.passed.push(self.make_mount(zygote, user, place)?);
-                    What::Passed
-                }
-                None => What::Path {
-                    source: bytes(&place.source),
-                    device: place.identity.0,
-                    inode: place.identity.1,
-                    read_only,
-                },
-            },
-        };
-        mounts.add(target, place.folder, what);
-        Ok(())
-    }
-
-    /// Makes a mount that only root can make: one on which the owner's files are the tool's.
-    fn make_mount(&self, zygote: &Zygote, user: (u32, u32), place: &Place) -> Result<OwnedFd, LaunchError> {
-        let failed = |error: io::Error| {
-            LaunchError::new(LaunchStep::Policy, place.source.display().to_string(), error)
-        };
-        let fd = kernel::open_strictly(&place.source).map_err(|errno| failed(errno.into()))?;
-        let now = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
-        if (now.st_dev, now.st_ino) != place.identity {
-            return Err(failed(Errno::STALE.into()).hint("something else was put there just now; call again"));
-        }
-        let clone = || kernel::clone_mount(&fd).map_err(failed);
-        let tree = clone()?;
-        let attributes =
-            kernel::NOSUID | kernel::NODEV | if place.mode == Mode::ReadOnly { kernel::RDONLY } else { 0 };
-        if place.owner == user {
-            kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
-            return Ok(tree);
-        }
-        let map = self.id_map(zygote, place.owner, user)?;
-        match kernel::restrict_mount(&tree, attributes, Some(&map)) {
-            Ok(()) => Ok(tree),
-            // This file system cannot map users. Then it is shown as it is: what everybody may read can be read.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && place.mode == Mode::ReadOnly => {
-                let tree = clone()?;
-                kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
-                Ok(tree)
-            }
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(failed(error).hint(format!(
-                "its file system ({}) cannot show files as another user's, so a tool could not write there; put the folder \
-                 on ext4, xfs, btrfs or tmpfs (in a container: on a volume), or run as the folder's owner instead of root",
-                offer::file_system(&place.source)
-            ))),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    fn id_map(
-        &self,
-        zygote: &Zygote,
-        owner: (u32, u32),
-        user: (u32, u32),
-    ) -> Result<Arc<OwnedFd>, LaunchError> {
-        let key = (owner, user.0);
-        if let Some(map) = self.state().id_maps.get(&key) {
-            return Ok(Arc::clone(map));
-        }
-        let map = zygote
-            .id_map(owner)
-            .map_err(|failure| offer::launch_error(&failure, Path::new("a map of users")))?;
-        let map = Arc::new(map);
-        let maps = &mut self.state().id_maps;
-        if maps.len() >= MOST_ID_MAPS {
-            maps.clear();
-        }
-        maps.insert(key, Arc::clone(&map));
-        Ok(map)
-    }
-
-    /// The folder that only this call uses is given to the tool's user, and shown at its own place.
-    fn mount_private(
-        &self,
-        mounts: &mut Mounts,
-        user: Option<(u32, u32)>,
-        folder: &Path,
-    ) -> Result<(), LaunchError> {
-        let failed =
-            |error: io::Error| LaunchError::new(LaunchStep::Channel, folder.display().to_string(), error);
-        // The engine's temporary folder may be reached through a link.
-        let source = folder.canonicalize().map_err(failed)?;
-        let what = match user {
-            Some((uid, gid)) => {
-                let fd = kernel::open_strictly(&source).map_err(|errno| failed(errno.into()))?;
-                for entry in std::fs::read_dir(&source).map_err(failed)? {
-                    std::os::unix::fs::lchown(entry.map_err(failed)?.path(), Some(uid), Some(gid))
-                        .map_err(failed)?;
-                }
-                std::os::unix::fs::chown(&source, Some(uid), Some(gid)).map_err(failed)?;
-                let tree = kernel::clone_mount(&fd).map_err(failed)?;
-                kernel::restrict_mount(&tree, kernel::NOSUID | kernel::NODEV, None).map_err(failed)?;
-                mounts.passed.push(tree);
-                What::Passed
-            }
-            None => {
-                let found = std::fs::metadata(&source).map_err(failed)?;
-                use std::os::unix::fs::MetadataExt;
-                What::Path {
-                    source: bytes(&source),
-                    device: found.dev(),
-                    inode: found.ino(),
-                    read_only: false,
-                }
-            }
-        };
-        // Its place is in the common view.
-        mounts.mounts.push(Mount { target: bytes(system::PRIVATE), folder: true, what });
-        Ok(())
-    }
-}
-
-impl Mounts {
-    fn add(&mut self, target: &Path, folder: bool, what: What) {
-        let target = &system::place(target);
-        let inside_another = self
-            .mounts
-            .iter()
-            .any(|outer| target.starts_with(Path::new(std::ffi::OsStr::from_bytes(&outer.target.0))));
-        let in_common_view = system::shows(target) || target == Path::new("/etc/resolv.conf");
-        let in_tmp = ["/tmp", "/dev/shm"].iter().any(|tmp| target.starts_with(tmp));
-        if !(inside_another || in_common_view || in_tmp) {
-            self.points.push((bytes(target), folder));
-        }
-        self.mounts.push(Mount { target: bytes(target), folder, what });
-    }
-}
-
-/// The launch as the zygote gets it.
-fn describe(
-    spec: &LaunchSpec,
-    view: &View,
-    mounts: Vec<Mount>,
-    rlimits: Vec<Rlimit>,
-    namespaced: bool,
-    program: &Path,
-) -> Launch {
-    let mut args = vec![Bytes(spec.program.as_bytes().to_vec())];
-    args.extend(spec.args.iter().map(|arg| Bytes(arg.as_bytes().to_vec())));
-    let marker = (EXECUTION_VARIABLE.into(), spec.execution.clone().into());
-    let env =
-        spec.env.iter().chain([&marker]).map(|(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
-            Bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
-        });
-    let places = |wanted: fn(&Mode) -> bool| {
-        let places = view.places.iter().filter(move |(_, place)| wanted(&place.mode));
-        // Without a view of its own, places are where they are.
-        places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
-    };
-    let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
-    let mut writable: Vec<Bytes>;
-    let mut readable = Vec::new();
-    if namespaced {
-        writable = ["/tmp", "/dev", "/proc", system::PRIVATE].iter().map(bytes).chain(written).collect();
-    } else {
-        writable = system::writable_in_place().iter().map(bytes).chain(written).collect();
-        writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
-        readable.extend(system::readable_in_place().iter().map(bytes));
-        readable.extend(places(|mode| *mode == Mode::ReadOnly));
-    }
-    Launch {
-        program: bytes(if namespaced { &view.program } else { program }),
-        args,
-        env: env.collect(),
-        workdir: bytes(&view.workdir),
-        mounts,
-        rlimits,
-        writable,
-        readable,
-        no_network: spec.policy.network != Some(Network::Host),
-    }
-}
-
-/// Numbers of resources, and their soft and hard limits.
-type Rlimits = Vec<Rlimit>;
-
-/// A limit of each process: its number, soft and hard.
-type Rlimit = (u32, (u64, u64));
-
-/// Limits of each process (getrlimit(2)), a bound on process ids, and the names of the limits that hold only so.
-fn limits(
-    resources: &ResourceLimits,
-    offer: &Offer,
-    namespaced: bool,
-    in_cgroup: bool,
-) -> (Rlimits, u32, Vec<String>) {
-    /// Once all have been used, the kernel does not hand out ids below this one again (RESERVED_PIDS). So there are as many
-    /// as are allowed; at the beginning, more.
-    const RESERVED_PIDS: u32 = 300;
-    let mut per_process = Vec::new();
-    // 1, not 0: with 0 a program that gets core dumps handed (`core_pattern` with a pipe) is still started.
-    let mut limits = vec![(libc::RLIMIT_CORE, (1, 1))];
-    let hard = getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let open_files = resources.open_files.map_or(OPEN_FILES, u64::from).min(hard);
-    limits.push((libc::RLIMIT_NOFILE, (open_files, open_files)));
-    if let Some(bytes) = resources.file_size {
-        limits.push((libc::RLIMIT_FSIZE, (bytes, bytes)));
-    }
-    if let Some(time) = resources.cpu_time {
-        // Whole seconds, and one more before it cannot be caught.
-        let seconds = (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1);
-        limits.push((libc::RLIMIT_CPU, (seconds, seconds + 1)));
-        if !in_cgroup {
-            per_process.push("cpu_time".into());
-        }
-    }
-    let mut pid_max = 0;
-    if !in_cgroup {
-        if let Some(bytes) = resources.memory {
-            limits.push((libc::RLIMIT_DATA, (bytes, bytes)));
-            per_process.push("memory".into());
-        }
-        if namespaced && offer.pid_max {
-            pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
-        }
-    }
-    (limits, pid_max, per_process)
-}
-
-/// What of policy and limits is nobody's to hold.
-fn not_held(spec: &LaunchSpec, namespaced: bool, in_cgroup: bool, bounds_pids: bool) -> Vec<String> {
-    let is_in_writable = |path: &PathBuf| spec.policy.rw.iter().any(|outer| path.starts_with(outer));
-    let words = spec.policy.words().chain(spec.resources.words());
-    words
-        .filter(|word| match *word {
-            "hide" | "protect" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
-            // Landlock takes nothing back that holds for a folder around it.
-            "ro" => !namespaced && spec.policy.ro.iter().any(is_in_writable),
-            "cpus" => !in_cgroup,
-            "pids" => !in_cgroup && !bounds_pids,
-            _ => false,
-        })
-        .map(String::from)
-        .collect()
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
