@@ -7,6 +7,8 @@
     reason = "the bare side of the comparison is what the rest of the workspace may not use"
 )]
 
+mod many;
+
 use std::{
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
@@ -48,11 +50,11 @@ fn main() -> ExitCode {
         println!("did not end within {WATCHDOG:?}");
         return ExitCode::FAILURE;
     };
-    println!("{:<44} {:>10} {:>10} {:>7}  bound", "", "bare", "run-tool", "ratio");
+    println!("{:<52} {:>10} {:>10} {:>7}  bound", "", "bare", "run-tool", "ratio");
     for row in &rows {
         let verdict = if row.holds { "" } else { "  BROKEN" };
         println!(
-            "{:<44} {:>7.2} {} {:>7.2} {} {:>7.2}  {}{verdict}",
+            "{:<52} {:>7.2} {} {:>7.2} {} {:>7.2}  {}{verdict}",
             row.what, row.bare, row.unit, row.ours, row.unit, row.ratio, row.bound
         );
     }
@@ -66,6 +68,8 @@ async fn measure(rounds: usize) -> Vec<Row> {
     let (latency, throughput) = in_flight(&bare_engine, 64, rounds / 20).await;
     rows.extend([latency, throughput]);
     rows.push(flood("level 0: 1 GiB of stdout", &bare_engine).await);
+    rows.extend(many::records(rounds).await);
+    rows.push(many::subscribers(rounds).await);
 
     let engine = Engine::builder().max_running(256).build().expect("an engine");
     let report = engine.start(Call::command([TRUE])).await.expect("/bin/true");

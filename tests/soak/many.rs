@@ -73,7 +73,13 @@ async fn round(engine: &Engine, at_once: usize) -> Round {
     let submit = |_| registry.submit(hostile(["sleep"]).owner("soak")).expect("it has an id of its own");
     let submitted: Vec<Submitted> = (0..at_once).map(submit).collect();
     let running = Filter { state: Some(State::Running), limit: Some(usize::MAX), ..Filter::default() };
-    until("all of them run", PATIENCE, || (registry.list(&running).len() == at_once).then_some(())).await;
+    let ended = Filter { state: Some(State::Ended), ..Filter::default() };
+    until("all of them run", PATIENCE, || {
+        let ended = registry.list(&ended);
+        assert!(ended.is_empty(), "of {at_once}, {} ended: {:?}", ended.len(), ended.first());
+        (registry.list(&running).len() == at_once).then_some(())
+    })
+    .await;
     let started = began.elapsed();
     let kib = u32::try_from((rss("self") - before).max(0)).map_or(f64::MAX, f64::from);
     let kib_each = kib / u32::try_from(at_once).map_or(1.0, f64::from);
