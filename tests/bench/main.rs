@@ -9,6 +9,8 @@
     reason = "the bare side of the comparison is what the rest of the workspace may not use"
 )]
 
+mod many;
+
 use std::{
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
@@ -51,11 +53,11 @@ fn main() -> ExitCode {
         println!("did not end within {WATCHDOG:?}");
         return ExitCode::FAILURE;
     };
-    println!("{:<44} {:>10} {:>10} {:>7}  bound", "", "bare", "run-tool", "ratio");
+    println!("{:<52} {:>10} {:>10} {:>7}  bound", "", "bare", "run-tool", "ratio");
     for row in &rows {
         let verdict = if row.holds { "" } else { "  BROKEN" };
         println!(
-            "{:<44} {:>7.2} {} {:>7.2} {} {:>7.2}  {}{verdict}",
+            "{:<52} {:>7.2} {} {:>7.2} {} {:>7.2}  {}{verdict}",
             row.what, row.bare, row.unit, row.ours, row.unit, row.ratio, row.bound
         );
     }
@@ -75,6 +77,12 @@ async fn measure(rounds: usize, only: String) -> Vec<Row> {
     }
     if wanted(FLOOD_0) {
         rows.push(flood(FLOOD_0, &bare_engine).await);
+    }
+    if wanted(many::RECORDS) {
+        rows.extend(many::records(rounds).await);
+    }
+    if wanted(many::SUBSCRIBERS) {
+        rows.push(many::subscribers(rounds).await);
     }
 
     let engine = Engine::builder().max_running(256).build().expect("an engine");

@@ -5,6 +5,8 @@
 
 mod endings;
 mod held;
+mod many;
+mod readers;
 
 use std::process::ExitCode;
 
@@ -19,12 +21,26 @@ struct Scenario {
 }
 
 /// The first is the one that is meant when none is named.
-const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "endings",
-    about: "calls that are ended in every way, whatever they do about it",
-    runs: 10_000,
-    run: endings::run,
-}];
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "endings",
+        about: "calls that are ended in every way, whatever they do about it",
+        runs: 10_000,
+        run: endings::run,
+    },
+    Scenario {
+        name: "many",
+        about: "so many sleeping tools at once, and nothing left when all are cancelled",
+        runs: 2_000,
+        run: many::run,
+    },
+    Scenario {
+        name: "readers",
+        about: "so many rounds of a thousand readers that vanish",
+        runs: 20,
+        run: readers::run,
+    },
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

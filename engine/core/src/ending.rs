@@ -47,11 +47,12 @@ impl Ending {
             }
             Hearer::Registry(entry) => {
                 let end = Arc::new(ended);
+                // First: who hears of the end finds the records in order.
+                entry.close(&end);
                 self.log.end(error, || {
                     entry.end(end);
                     self.stage.reach(State::Ended);
                 });
-                entry.close();
             }
         }
     }

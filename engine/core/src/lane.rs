@@ -10,7 +10,10 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     thread,
 };
@@ -26,6 +29,8 @@ pub(crate) struct Lane {
     open: Arc<Open>,
     tracker: TaskTracker,
     places: Arc<Semaphore>,
+    /// How many pieces of work were done in a place.
+    done: Arc<AtomicU64>,
 }
 
 /// Work that was not finished: it panicked, or the lane was closed before.
@@ -104,7 +109,7 @@ impl Lane {
             };
             thread::Builder::new().name(name.into()).spawn(work)?;
         }
-        Ok(Self { open, tracker, places: Arc::new(Semaphore::new(threads)) })
+        Ok(Self { open, tracker, places: Arc::new(Semaphore::new(threads)), done: Arc::default() })
     }
 
     /// Lets the threads end after what waits now. What is brought later is not done.
@@ -116,6 +121,11 @@ impl Lane {
     pub(crate) async fn place(&self) -> Option<Place<'_>> {
         let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
         Some(Place { lane: self, permit })
+    }
+
+    /// How many pieces of work were done in a [place](Self::place) so far: while that grows, waiting for one is no standstill.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Has the work done as soon as a thread is free. When the job is dropped the work is still done; what it returns is
@@ -148,10 +158,21 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     /// Has the work done now. It keeps the place until it is done, even when nobody waits for it any more.
     pub(crate) fn spawn<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
+        let done = Arc::clone(&self.lane.done);
         self.lane.spawn(move || {
             let _permit = self.permit;
+            let _done = Done(done);
             work()
         })
+    }
+}
+
+/// Counts when dropped, also by a panic.
+struct Done(Arc<AtomicU64>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

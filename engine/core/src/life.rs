@@ -1,7 +1,7 @@
 //! The life of one execution, from its submission to its one outcome. One task runs it, and owns the child from spawn to
 //! reap: it alone waits, signals, pumps and decides the cause; everybody else asks it.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
@@ -12,6 +12,7 @@ use crate::{
     error::{CancelSource, ErrorKind, ExecutionError},
     event_log::EventLog,
     execution::ExecutionId,
+    lane::{Lane, Place},
     masking::Masking,
     queue::{Claim, Permit},
     report::Report,
@@ -97,9 +98,9 @@ async fn start(
 ) -> Result<Started, ErrorKind> {
     let place = tokio::select! { biased;
         cancellation = cancels.requested() => return Err(cancellation.into()),
-        place = timeout(START_TIMEOUT, core.starts.place()) => place,
+        place = place_to_start(&core.starts) => place,
     };
-    let Ok(Some(place)) = place else {
+    let Some(place) = place else {
         return Err(ErrorKind::Busy {
             reason: format!(
                 "starting other programs has blocked for {START_TIMEOUT:?}; are they on a network mount that does not answer"
@@ -120,5 +121,18 @@ async fn start(
                 "it could not be loaded within {START_TIMEOUT:?}; is it on a network mount that does not answer?"
             ),
         }),
+    }
+}
+
+/// Waits for a place, for as long as those before it get on; nothing, when none of them has for [`START_TIMEOUT`].
+async fn place_to_start(starts: &Lane) -> Option<Place<'_>> {
+    let mut place = pin!(starts.place());
+    loop {
+        let done = starts.done();
+        match timeout(START_TIMEOUT, &mut place).await {
+            Ok(place) => return place,
+            Err(_) if starts.done() == done => return None,
+            Err(_) => {}
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     cancel::Cancellation,
     ending::{Ending, Hearer},
     engine::Engine,
-    error::{ErrorKind, ExecutionError},
+    error::{ErrorKind, ExecutionError, invalid},
     event_log::Events,
     execution::ExecutionId,
     report::Report,
@@ -72,7 +72,7 @@ pub enum SubmitError {
         /// What they differ in, as far as that may be told.
         why: String,
     },
-    /// The id or the owner is none: [`ErrorKind::Invalid`].
+    /// The id or the owner is none, or it asks for [back-pressure](Call::back_pressure): [`ErrorKind::Invalid`].
     #[error("{0}")]
     Invalid(ErrorKind),
 }
@@ -171,6 +171,13 @@ impl Registry {
     pub fn submit(&self, call: Call) -> Result<Submitted, SubmitError> {
         for (what, name) in [("id", &call.id), ("owner", &call.owner)] {
             name.as_ref().map_or(Ok(()), |name| check_name(what, name)).map_err(SubmitError::Invalid)?;
+        }
+        if call.back_pressure {
+            return Err(SubmitError::Invalid(invalid(
+                "back-pressure",
+                "no reader holds what is submitted, so none may hold it up",
+                "leave it out, or use `Engine::start`",
+            )));
         }
         let (core, shelf) = (self.engine.core(), self.shelf());
         let fingerprint = match call.id {

@@ -134,9 +134,9 @@ fn live(book: &Records, number: u64, life: &Life) {
         thread::yield_now();
         life.stage.reach(State::Stopping);
     }
+    drop(book.lock().unwrap().end(number, 1, Duration::ZERO));
     assert_eq!(life.canceled.lock().unwrap().replace(canceled), None, "one end");
     life.stage.reach(State::Ended);
-    drop(book.lock().unwrap().end(number, 1, Duration::ZERO));
 }
 
 fn submit(book: &Records, lives: &AtomicUsize) {
@@ -215,7 +215,7 @@ fn a_record_picked_up_while_its_end_is_told_is_gone_for_good() {
             let book = Arc::clone(&book);
             thread::spawn(move || {
                 let mut open = book.lock().unwrap();
-                // As the registry does it: what has its end may go, whether or not the book knows of it.
+                // As the registry does it: only what has its end may go.
                 let ended = open
                     .find("id", Duration::ZERO)
                     .is_some_and(|(_, life)| life.canceled.lock().unwrap().is_some());

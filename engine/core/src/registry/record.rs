@@ -1,6 +1,6 @@
 //! What is known of one submitted execution, for as long as somebody may ask.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::SetOnce;
 
@@ -77,11 +77,9 @@ impl Entry {
     }
 
     /// From now on the record stays for as long as it may.
-    pub(crate) fn close(self) {
-        let Some(end) = self.record.end.get() else { return };
+    pub(crate) fn close(&self, end: &End) {
         let bytes = weight::of(&self.record, end);
-        let now: Duration = self.shelf.now();
-        let gone = self.shelf.book().end(self.number, bytes, now);
+        let gone = self.shelf.book().end(self.number, bytes, self.shelf.now());
         drop(gone);
     }
 }
