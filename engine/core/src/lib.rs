@@ -49,6 +49,8 @@ mod limits;
 mod masker;
 mod masking;
 mod masks;
+mod metering;
+mod observed;
 mod outcome;
 mod plan;
 mod queue;
@@ -58,6 +60,7 @@ mod secrets;
 mod start;
 mod streams;
 mod sweep;
+mod vitals;
 
 pub use call::{Call, Stdin, Target};
 pub use cancel::Cancellation;
@@ -68,6 +71,7 @@ pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
+pub use metering::{METRICS, Metric, MetricKind, describe_metrics};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use secrets::Secret;
@@ -75,5 +79,6 @@ pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
     CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock, LandlockFound,
     LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups, Remark, Residue,
-    ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound,
+    ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound, ZygoteVitals,
 };
+pub use vitals::{Grown, Growth, Vitals, watch::VitalsWatch};

@@ -56,6 +56,7 @@ use crate::{
     process_group::ProcessGroups,
     program,
     residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
+    vitals::{LauncherVitals, ZygoteVitals},
 };
 
 /// Launches every process in a sandbox, at the highest level that this machine can do; but with
@@ -81,6 +82,8 @@ struct Inner {
     settings: SandboxBuilder,
     state: Mutex<State>,
     written: Written,
+    /// Each sandbox that was made for a call has one, too.
+    sandboxes: Arc<()>,
 }
 
 /// What there is once something was launched.
@@ -144,7 +147,12 @@ impl SandboxBuilder {
 
     /// The launcher. Nothing is tried out yet.
     pub fn build(self) -> Sandbox {
-        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default(), written: Written::default() }))
+        Sandbox(Arc::new(Inner {
+            settings: self,
+            state: Mutex::default(),
+            written: Written::default(),
+            sandboxes: Arc::default(),
+        }))
     }
 }
 
@@ -201,6 +209,27 @@ impl Launcher for Sandbox {
             state.watched.push(folder.to_owned());
             state.zygotes.values().for_each(|zygote| zygote.watch(folder));
         }
+    }
+
+    fn vitals(&self) -> LauncherVitals {
+        let mut vitals = LauncherVitals {
+            sandboxes: Arc::strong_count(&self.0.sandboxes) as u64 - 1,
+            ..LauncherVitals::default()
+        };
+        // While a zygote starts the state is held for that long, and this waits for nobody.
+        let (cgroups, zygotes) = match self.0.state.try_lock() {
+            Ok(state) => (
+                state.offer.as_ref().and_then(|offer| offer.cgroups.clone()),
+                state.zygotes.values().cloned().collect(),
+            ),
+            Err(_) => (None, Vec::new()),
+        };
+        if let Some(cgroups) = cgroups {
+            vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
+            vitals.pooled_cgroups = cgroups.pooled() as u64;
+        }
+        vitals.zygotes = zygotes.iter().filter_map(|zygote| Some(ZygoteVitals::of(zygote.pid()?))).collect();
+        vitals
     }
 
     fn close(&self) {
@@ -373,7 +402,8 @@ impl Inner {
             per_process,
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
-        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote)
+            .counted(Arc::clone(&self.sandboxes));
         if namespaced {
             process = process.showing(Shown::of(&view));
         }

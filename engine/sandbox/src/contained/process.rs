@@ -38,6 +38,8 @@ pub(super) struct Contained {
     shown: Option<Shown>,
     /// Its mounts are taken apart when this is closed.
     mounts: Option<OwnedFd>,
+    /// There are as many of these as there are sandboxes.
+    _counted: Arc<()>,
 }
 
 /// The line to the first process, and what came over it.
@@ -83,7 +85,13 @@ impl Contained {
             cgroup,
             shown: None,
             mounts,
+            _counted: Arc::default(),
         }
+    }
+
+    /// The same, counted among the others.
+    pub(super) fn counted(self, among: Arc<()>) -> Self {
+        Self { _counted: among, ..self }
     }
 
     /// The same, with what it is shown.
