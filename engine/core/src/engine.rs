@@ -164,9 +164,9 @@ impl Engine {
         self.core.active()
     }
 
-    /// What this process and this engine hold at this moment. Blocks shortly: some reads of `/proc`, about 5 µs for each
-    /// descriptor, thread and child. On a runtime's own thread of a process that has thousands of them, rather
-    /// [`vitals_off_thread`](Self::vitals_off_thread).
+    /// What this process and this engine hold at this moment. Blocks shortly: it reads `/proc`, about 5 µs for each
+    /// descriptor, thread and child, and the names in the engine's temporary folder. Where there are thousands of them, a
+    /// runtime's own thread is better served by [`vitals_off_thread`](Self::vitals_off_thread).
     pub fn vitals(&self) -> Vitals {
         self.core.vitals()
     }

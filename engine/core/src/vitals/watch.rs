@@ -1,7 +1,6 @@
 //! A watch over an engine's vitals: it looks now and then, and says so when what is held has grown past a threshold.
 
 use std::{
-    fmt::Write as _,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -99,8 +98,8 @@ fn warn(grown: &str, vitals: &Vitals) {
         event_bytes = vitals.event_bytes,
         records = vitals.records,
         rss = vitals.rss,
-        "this process has grown since the engine was built: {grown}; if fewer executions than that run, something is not \
-         let go of"
+        "this process has grown since the engine was built: {grown}; where what runs does not explain that, something is \
+         not let go of"
     );
 }
 
@@ -128,19 +127,16 @@ impl Judge {
             ("tasks", self.mark.tasks, vitals.tasks, tasks),
             ("bytes of resident memory", self.mark.rss, vitals.rss, rss),
         ];
-        let mut text = String::new();
-        for (what, before, now, threshold) in rows {
-            let (Some(before), Some(threshold)) = (before, threshold) else { continue };
-            let separator = if text.is_empty() { "" } else { ", " };
-            let written = match now {
-                Some(now) if now.saturating_sub(before) < threshold => Ok(()),
-                Some(now) => write!(text, "{separator}{before} {what} then, {now} now"),
-                // What could be counted before and cannot any more: there is not even a descriptor left to look with.
-                None => write!(text, "{separator}{before} {what} then, and no way to count them now"),
-            };
-            // A string takes what it is given.
-            let _ = written;
-        }
+        let grown = rows.into_iter().filter_map(|(what, before, now, threshold)| {
+            let before = before?;
+            match now {
+                Some(now) if now.saturating_sub(before) < threshold? => None,
+                Some(now) => Some(format!("{before} {what} then, {now} now")),
+                // It could be counted before: there may not even be a descriptor left to look with.
+                None => threshold.map(|_| format!("{before} {what} then, and no way to count them now")),
+            }
+        });
+        let text = grown.collect::<Vec<_>>().join(", ");
         if text.is_empty() {
             return None;
         }
