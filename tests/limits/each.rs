@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use support::{failed, succeeded};
+use support::{at, failed, succeeded};
 use tool_engine::{ErrorKind, ExitStatus, Level, Limit, ResourceLimits};
 
-use crate::{at, python, shell};
+use crate::{python, shell};
 
 const MIB: u64 = 1 << 20;
 const CONTAINED: [Level; 4] = [Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full];

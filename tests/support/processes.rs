@@ -2,6 +2,10 @@
 
 use std::{collections::HashSet, fs};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tool_engine::ExecutionId;
 
 /// The variable by which every process of an execution is known.
@@ -68,6 +72,24 @@ pub fn descendants(of: u32) -> Vec<(u32, String)> {
         .filter(|(pid, _)| *pid != of && family.contains(pid))
         .map(|(pid, stat)| (pid, stat.name))
         .collect()
+}
+
+/// All living descendants of a process that have this name.
+pub fn descendants_named(of: u32, name: &str) -> Vec<u32> {
+    descendants(of).into_iter().filter(|(_, own)| own == name).map(|(pid, _)| pid).collect()
+}
+
+/// Sends a signal to a process, which may be dead.
+///
+/// # Panics
+/// When that is no process id.
+pub fn send(signal: Signal, pid: u32) {
+    let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), signal);
+}
+
+/// Whether this process is stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.state == 'T')
 }
 
 /// Whether this process runs and still has this name.

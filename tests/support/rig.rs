@@ -64,7 +64,16 @@ impl Rig {
 
     /// Runs the test on a runtime of this flavour, and ends the process when it hangs.
     pub fn run<F: Future<Output = ()>>(flavour: Flavour, test: impl FnOnce(Rig) -> F) {
-        let _watchdog = Watchdog::new(Duration::from_secs(100));
+        Self::run_within(Duration::from_secs(100), flavour, test);
+    }
+
+    /// As [`run`](Self::run), with so much patience.
+    pub fn run_within<F: Future<Output = ()>>(
+        patience: Duration,
+        flavour: Flavour,
+        test: impl FnOnce(Rig) -> F,
+    ) {
+        let _watchdog = Watchdog::new(patience);
         let runtime = flavour.runtime();
         let rig = Self::new();
         if flavour == Flavour::MultiThread {

@@ -334,7 +334,8 @@ impl EngineBuilder {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = self.max_running.unwrap_or(8 * cores);
         let lane = |name, threads| Lane::open(name, threads, tracker.clone()).map_err(BuildError::Thread);
-        let starts = lane("run-tool-start", (2 * cores).max(4))?;
+        // Who has no turn yet starts nothing.
+        let starts = lane("run-tool-start", (2 * cores).max(4).min(max_running.max(1)))?;
         let chores = lane("run-tool-chores", 2)?;
         let closing = Closing::default();
         metering::describe_metrics();

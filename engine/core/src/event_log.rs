@@ -178,6 +178,11 @@ impl EventLog {
         Poll::Ready(())
     }
 
+    /// Whether a reader may hold the tool up.
+    pub(crate) fn has_back_pressure(&self) -> bool {
+        self.ring().back_pressure.is_some()
+    }
+
     /// For how long, in all, the reader has held the tool up.
     pub(crate) fn held_up(&self) -> Duration {
         let ring = self.ring();

@@ -334,7 +334,7 @@ impl<'a> Running<'a> {
                 }
                 until = deadline(until, held_up).min(wall);
             }
-        } else {
+        } else if !self.limits.kill_grace.is_zero() {
             self.leader.terminate();
             let until = deadline(Instant::now(), self.limits.kill_grace);
             let cut = if matches!(cause, Cause::Canceled(_)) { Cut::Insisted } else { Cut::Requested };

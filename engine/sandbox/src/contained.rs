@@ -8,6 +8,7 @@ mod hints;
 mod kernel;
 mod names;
 mod offer;
+mod parting;
 mod process;
 mod shown;
 mod socket;
@@ -43,6 +44,7 @@ pub(crate) use self::view::PROTECTED;
 use self::{
     names::Written,
     offer::Offer,
+    parting::Parting,
     process::Contained,
     shown::Shown,
     view::{Mode, Place, View},
@@ -81,6 +83,10 @@ pub struct SandboxBuilder {
 struct Inner {
     settings: SandboxBuilder,
     state: Mutex<State>,
+    /// Held while a zygote is started, which takes its time; `state` and `watched` never are.
+    starting: Mutex<()>,
+    /// Folders in which the keeper cleans up when we cannot. They only become more.
+    watched: Mutex<Vec<PathBuf>>,
     written: Written,
     /// Each sandbox that was made for a call has one, too.
     sandboxes: Arc<()>,
@@ -94,8 +100,6 @@ struct State {
     zygotes: HashMap<Option<u32>, Arc<Zygote>>,
     /// By user and group on disk, and the tool's user.
     id_maps: HashMap<((u32, u32), u32), Arc<OwnedFd>>,
-    /// Folders in which the keeper cleans up when we cannot.
-    watched: Vec<PathBuf>,
 }
 
 /// How many maps of users are kept. Each is one descriptor; nearly all calls need the same one or two.
@@ -150,6 +154,8 @@ impl SandboxBuilder {
         Sandbox(Arc::new(Inner {
             settings: self,
             state: Mutex::default(),
+            starting: Mutex::default(),
+            watched: Mutex::default(),
             written: Written::default(),
             sandboxes: Arc::default(),
         }))
@@ -204,10 +210,9 @@ impl Launcher for Sandbox {
     }
 
     fn keep_clean(&self, folder: &Path) {
-        let mut state = self.0.state();
-        if !state.watched.iter().any(|watched| watched == folder) {
-            state.watched.push(folder.to_owned());
-            state.zygotes.values().for_each(|zygote| zygote.watch(folder));
+        let mut watched = self.0.watched();
+        if !watched.iter().any(|watched| watched == folder) {
+            watched.push(folder.to_owned());
         }
     }
 
@@ -216,29 +221,31 @@ impl Launcher for Sandbox {
             sandboxes: Arc::strong_count(&self.0.sandboxes) as u64 - 1,
             ..LauncherVitals::default()
         };
-        // While a zygote starts the state is held for that long, and this waits for nobody.
-        let (cgroups, zygotes) = match self.0.state.try_lock() {
-            Ok(state) => (
-                state.offer.as_ref().and_then(|offer| offer.cgroups.clone()),
-                state.zygotes.values().cloned().collect(),
-            ),
-            Err(_) => (None, Vec::new()),
+        let zygotes: Vec<_> = {
+            let state = self.0.state();
+            if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
+                vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
+                vitals.pooled_cgroups = cgroups.pooled() as u64;
+            }
+            // Only their ids leave: whoever holds the last of a zygote sees to its end.
+            state.zygotes.values().filter_map(|zygote| zygote.pid()).collect()
         };
-        if let Some(cgroups) = cgroups {
-            vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
-            vitals.pooled_cgroups = cgroups.pooled() as u64;
-        }
-        vitals.zygotes = zygotes.iter().filter_map(|zygote| Some(ZygoteVitals::of(zygote.pid()?))).collect();
+        vitals.zygotes = zygotes.into_iter().map(ZygoteVitals::of).collect();
         vitals
     }
 
     fn close(&self) {
-        let mut state = self.0.state();
+        let State { offer, zygotes, id_maps } = {
+            // Nobody starts one meanwhile that would be left.
+            let _starting = self.0.starting();
+            std::mem::take(&mut *self.0.state())
+        };
         // What still runs holds on to its zygote and its cgroup.
-        let kept = State { watched: state.watched.clone(), ..State::default() };
-        let gone = std::mem::replace(&mut *state, kept);
-        drop(state);
-        drop(gone);
+        let partings: Vec<Parting> =
+            zygotes.into_values().filter_map(Arc::into_inner).filter_map(Zygote::ask_to_end).collect();
+        // They take themselves apart while the cgroups are removed.
+        drop((offer, id_maps));
+        partings.into_iter().for_each(Parting::wait);
     }
 }
 
@@ -414,36 +421,68 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn starting(&self) -> MutexGuard<'_, ()> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The zygote for this user; a new one if there is none, or none any more.
     fn zygote(&self, offer: &Offer, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
         let key = user.map(|(uid, _)| uid);
-        let mut state = self.state();
-        if let Some(zygote) = state.zygotes.get(&key) {
-            if !zygote.is_gone() {
-                return Ok(Arc::clone(zygote));
-            }
-            state.zygotes.remove(&key);
+        let living = || self.state().zygotes.get(&key).filter(|zygote| !zygote.is_gone()).cloned();
+        if let Some(zygote) = living() {
+            return Ok(zygote);
         }
-        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &state.watched))
+        let _starting = self.starting();
+        // Whoever was before us has started one.
+        if let Some(zygote) = living() {
+            return Ok(zygote);
+        }
+        let watched = self.watched().clone();
+        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &watched))
             .map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
-        state.zygotes.insert(key, Arc::clone(&zygote));
+        self.state().zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)
     }
 
     /// What this machine can do, tried out once.
     fn offer(&self) -> Result<Arc<Offer>, LaunchError> {
-        let mut state = self.state();
-        if let Some(offer) = &state.offer {
-            return Ok(Arc::clone(offer));
+        if let Some(offer) = self.known_offer() {
+            return Ok(offer);
         }
-        let (offer, zygote) = Offer::find(&self.settings, &state.watched)?;
+        let _starting = self.starting();
+        if let Some(offer) = self.known_offer() {
+            return Ok(offer);
+        }
+        let watched = self.watched().clone();
+        let (offer, zygote) = Offer::find(&self.settings, &watched)?;
         let offer = Arc::new(offer);
+        let mut state = self.state();
         state.offer = Some(Arc::clone(&offer));
         if let Some(zygote) = zygote {
             state.zygotes.insert(offer.user.map(|(uid, _)| uid), Arc::new(zygote));
         }
         Ok(offer)
+    }
+
+    /// What was found out before. Each keeper knows all folders to watch afterwards: whoever makes something in them asks for
+    /// the offer first.
+    fn known_offer(&self) -> Option<Arc<Offer>> {
+        let state = self.state();
+        let offer = Arc::clone(state.offer.as_ref()?);
+        let watched = self.watched();
+        let untold = state.zygotes.values().filter(|zygote| zygote.has_to_watch(&watched));
+        let untold: Vec<_> = untold.cloned().collect();
+        if !untold.is_empty() {
+            let folders = watched.clone();
+            drop((watched, state));
+            untold.iter().for_each(|zygote| zygote.watch(&folders));
+        }
+        Some(offer)
     }
 
     fn mount(

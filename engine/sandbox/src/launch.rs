@@ -108,11 +108,10 @@ pub trait Launcher: Send + Sync + Debug {
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
 
     /// Folders in this one whose names begin with [`own_prefix`](crate::own_prefix) are removed when this program dies before
-    /// it can, where there is somebody to do that.
+    /// it can, where there is somebody to do that: from the next answer of [`level`](Self::level) on. Never blocks.
     fn keep_clean(&self, _folder: &Path) {}
 
-    /// What it holds at this moment. Short: a look into `/proc` for each zygote, and no waiting. While it starts one, all but
-    /// the number of sandboxes is missing.
+    /// What it holds at this moment. Short: a look into `/proc` for each zygote, and no waiting.
     fn vitals(&self) -> LauncherVitals {
         LauncherVitals::default()
     }

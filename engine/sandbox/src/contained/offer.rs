@@ -12,7 +12,7 @@ use super::{
     SandboxBuilder, bytes,
     hints::{self, Facts},
     is_root, system, view,
-    zygote::{NoZygote, Zygote},
+    zygote::{NoZygote, Starting, Zygote},
 };
 use crate::{
     cgroup::{Cgroups, System},
@@ -66,6 +66,8 @@ impl Offer {
         if settings.highest == Level::None {
             return Ok((offer, None));
         }
+        // It loads while we look for cgroups.
+        let starting = (settings.highest >= Level::NoCgroup).then(|| Starting::begin(&settings.source()));
         if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
             match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
                 Ok(cgroups) => offer.cgroups = Some(cgroups),
@@ -79,8 +81,8 @@ impl Offer {
             }
         }
         let mut zygote = None;
-        if settings.highest >= Level::NoCgroup {
-            match Zygote::start(&settings.source(), &offer.init(offer.user, watched)) {
+        if let Some(starting) = starting {
+            match starting.and_then(|starting| starting.set_up(&offer.init(offer.user, watched))) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
