@@ -124,7 +124,6 @@ impl Vitals {
     ///
     /// A mark is best taken when the engine has made a call of each kind and has nothing to do: the first calls make what is
     /// kept for the next ones (a zygote, and its keeper).
-    #[must_use]
     pub fn since(&self, mark: &Vitals) -> Growth {
         let rows = self.rows().into_iter().zip(mark.rows());
         let grown = rows.filter_map(|((what, now), (_, before))| {
