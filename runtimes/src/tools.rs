@@ -321,6 +321,11 @@ impl Catalog for Tools {
         plan.resources = tool.resources.clone();
         Ok(plan)
     }
+
+    fn memory(&self, call: &Call) -> Option<u64> {
+        let (Target::Tool(name) | Target::Description(name)) = call.target() else { return None };
+        self.get(name).ok()?.resources.memory
+    }
 }
 
 /// Collects [`Tools`].

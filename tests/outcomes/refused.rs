@@ -21,7 +21,7 @@ fn a_full_queue_is_busy_at_once_and_what_ran_and_waited_goes_on() {
             assert!(matches!(kind, ErrorKind::Busy { .. }), "{kind:?}");
             assert_eq!(
                 kind.to_string(),
-                "the engine is busy: 1 executions run and 1 wait, which is all there is room for; try again later, or \
+                "the engine is busy: the queue is full: 1 executions run and 1 wait, of at most 1 and 1; try again later, or \
                  allow more with `max_running` or `max_queued`"
             );
             assert!(kind.is_retryable());
@@ -44,7 +44,7 @@ fn whoever_waited_too_long_in_line_is_told_so() {
             let (kind, report) = failed(engine.start(sh("true").limits(patience))).await;
             assert_eq!(
                 kind.to_string(),
-                "the engine is busy: waited 50ms for one of 1 executions to end; try again later, or allow more with \
+                "the engine is busy: waited 50ms for a turn: 1 executions run and 0 wait, of at most 1 and 1024; try again later, or allow more with \
                  `max_running` or `max_queued`"
             );
             assert_eq!(report.enforced, None);

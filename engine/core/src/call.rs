@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tool_sandbox::{Level, Policy, ResourceLimits};
 
 use crate::{
+    error::{ErrorKind, invalid},
     limits::{AfterExit, Limits, Overflow},
     secrets::{self, Secret},
 };
@@ -28,6 +29,8 @@ pub struct Call {
     pub(crate) resources: ResourceLimits,
     pub(crate) tokens: Vec<CancellationToken>,
     pub(crate) back_pressure: bool,
+    pub(crate) id: Option<String>,
+    pub(crate) owner: Option<String>,
 }
 
 /// What a call is about.
@@ -68,6 +71,8 @@ impl Call {
             resources: ResourceLimits::default(),
             tokens: Vec::new(),
             back_pressure: false,
+            id: None,
+            owner: None,
         }
     }
 
@@ -187,6 +192,21 @@ impl Call {
         self
     }
 
+    /// The caller's own id for it, by which [`Registry::submit`](crate::Registry::submit) knows it again: 1 to 256 bytes
+    /// without control characters. [`Engine::start`](crate::Engine::start) does not look at it.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// On whose behalf it is made: 1 to 256 bytes without control characters. Owners take turns in the queue, and
+    /// [`Registry::cancel_all`](crate::Registry::cancel_all) ends what one of them has. All calls of nobody take turns as
+    /// one owner.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
     /// Cancels the call when the token is cancelled. Can be given several times.
     pub fn cancel_on(mut self, token: CancellationToken) -> Self {
         self.tokens.push(token);
@@ -212,4 +232,19 @@ impl Call {
         secrets::hide_refused(&self.secrets, &mut words);
         words.join(" ")
     }
+}
+
+/// Checks a name that a caller gives, to a call or to itself.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`]
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), ErrorKind> {
+    const LONGEST: usize = 256;
+    if name.is_empty() || name.len() > LONGEST || name.chars().any(char::is_control) {
+        let found = if name.len() > LONGEST { "is too long" } else { "is empty, or has a control character" };
+        let shown: String = name.chars().take(64).collect();
+        let hint = format!("give 1 to {LONGEST} bytes of printable text");
+        return Err(invalid(format!("{what} {shown:?}"), found, hint));
+    }
+    Ok(())
 }

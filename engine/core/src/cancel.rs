@@ -1,18 +1,24 @@
 //! Who may ask for the end of an execution, and how its owner hears of it.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{CancelSource, ErrorKind};
+use crate::{
+    error::{CancelSource, ErrorKind},
+    state::Stage,
+};
 
 /// A request to end an execution: who asks, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cancellation {
     /// Who.
     pub by: CancelSource,
     /// Why, for the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -48,24 +54,40 @@ struct Asked {
 
 /// The asking side.
 #[derive(Debug)]
-pub(crate) struct CancelHandle(watch::Sender<Asked>);
+pub(crate) struct CancelHandle {
+    asked: watch::Sender<Asked>,
+    stage: Arc<Stage>,
+}
 
 impl CancelHandle {
     /// The first request is what the report will name; each later one insists: no grace, no linger.
     pub(crate) fn cancel(&self, cancellation: Cancellation) {
-        self.0.send_modify(|asked| match asked.first {
+        self.asked.send_modify(|asked| match asked.first {
             None => asked.first = Some(cancellation),
             Some(_) => asked.insisted = true,
         });
+        // After it: who sees it in the state finds the request.
+        self.stage.ask();
     }
 
     /// Asks once; never insists.
     pub(crate) fn ask(&self, cancellation: Cancellation) {
-        self.0.send_if_modified(|asked| {
+        self.asked.send_if_modified(|asked| {
             let unasked = asked.first.is_none();
             asked.first.get_or_insert(cancellation);
             unasked
         });
+        self.stage.ask();
+    }
+
+    /// The first request, if there was one.
+    pub(crate) fn request(&self) -> Option<Cancellation> {
+        self.asked.borrow().first.clone()
+    }
+
+    /// How far the execution has come.
+    pub(crate) fn stage(&self) -> &Arc<Stage> {
+        &self.stage
     }
 }
 
@@ -82,14 +104,21 @@ pub(crate) struct Closing {
 #[derive(Debug)]
 pub(crate) struct Cancels {
     handle: watch::Receiver<Asked>,
+    stage: Arc<Stage>,
     tokens: Vec<CancellationToken>,
     closing: Closing,
 }
 
 impl Cancels {
     pub(crate) fn new(tokens: Vec<CancellationToken>, closing: Closing) -> (CancelHandle, Self) {
-        let (sender, handle) = watch::channel(Asked::default());
-        (CancelHandle(sender), Self { handle, tokens, closing })
+        let (asked, handle) = watch::channel(Asked::default());
+        let stage = Arc::new(Stage::new());
+        (CancelHandle { asked, stage: Arc::clone(&stage) }, Self { handle, stage, tokens, closing })
+    }
+
+    /// How far the execution has come, for the task that runs it.
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.stage
     }
 
     /// The request that stands, if there is one.

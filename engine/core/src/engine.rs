@@ -9,23 +9,22 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 use tool_sandbox::{Launcher, Policy, ResourceLimits, Sandbox};
-use tracing::Instrument as _;
 
 use crate::{
     call::Call,
-    cancel::{Cancels, Closing},
-    event_log::{EventLog, HeldBytes},
-    execution::{Execution, ExecutionId, dropped},
+    cancel::Closing,
+    ending::{Ending, Hearer},
+    event_log::HeldBytes,
+    execution::Execution,
     janitor::Janitor,
     lane::Lane,
-    life,
     limits::Limits,
-    masking::Masking,
     metering,
-    observed::Observed,
     plan::Catalog,
-    queue::Queue,
+    queue::{Bounds, Queue},
+    registry::{Keep, Registry, Shelf},
     start::Starter,
+    submission::Submission,
     sweep::Sweeper,
     vitals::{
         Own, Vitals,
@@ -43,12 +42,13 @@ pub struct Engine {
 /// What executions need of the engine. They keep it alive, not the other way round.
 #[derive(Debug)]
 pub(crate) struct Core {
-    runtime: Handle,
-    tracker: TaskTracker,
+    pub(crate) runtime: Handle,
+    pub(crate) tracker: TaskTracker,
     /// Held by every execution: the tracker counts their blocking work, too.
-    alive: Arc<()>,
-    closing: Closing,
-    event_bytes: HeldBytes,
+    pub(crate) alive: Arc<()>,
+    pub(crate) closing: Closing,
+    /// What all logs hold together.
+    pub(crate) event_bytes: HeldBytes,
     pub(crate) queue: Queue,
     /// For making processes, which may block for long.
     pub(crate) starts: Lane,
@@ -56,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) chores: Lane,
     pub(crate) sweeper: Sweeper,
     pub(crate) starter: Starter,
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 /// Dropped with the last [`Engine`].
@@ -102,33 +103,26 @@ impl Engine {
     ///
     /// May be called from anywhere: the execution runs on the runtime that the engine was built on.
     pub fn start(&self, call: Call) -> Execution {
-        let id = ExecutionId::new();
-        let masking = Masking::of(&call.secrets);
-        let mut label = call.label();
-        masking.label(&call.secrets, &mut label);
-        let ring = call.limits.event_ring.or(self.core.starter.limits.event_ring);
-        let log = Arc::new(EventLog::new(
-            Limits { event_ring: ring, ..Limits::default() }.event_ring(),
-            call.back_pressure,
-            self.core.event_bytes.clone(),
-        ));
-        let (cancel, cancels) = Cancels::new(call.tokens.clone(), self.core.closing.clone());
+        let Submission { id, label, log, cancel, task } = Submission::new(&self.core, call);
         let (sender, end) = oneshot::channel();
-        let core = Arc::clone(&self.core);
-        let guard = EndGuard(Arc::clone(&log));
-        let alive = Arc::clone(&core.alive);
-        let shown = label.clone();
-        let mut observed = Observed::new(id, &call, &label, self.core.starter.catalog.as_deref());
-        let span = observed.span();
-        let task = async move {
-            let ended = life::live(&core, id, call, shown, masking, &guard.0, &cancels).await;
-            observed.ended(&ended);
-            drop(alive);
-            // Nobody may be waiting any more.
-            let _ = sender.send(ended);
+        let ending = Ending {
+            id,
+            label: label.clone(),
+            log: Arc::clone(&log),
+            stage: Arc::clone(cancel.stage()),
+            hearer: Some(Hearer::Handle(sender)),
         };
-        self.core.tracker.spawn_on(task.instrument(span), &self.core.runtime);
+        task.spawn(&self.core, ending);
         Execution::new(id, label, cancel, log, end)
+    }
+
+    /// The executions that are known by an id, whoever has their handle.
+    pub fn registry(&self) -> Registry {
+        Registry::new(self.clone())
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// Ends everything: no new calls, what waits is cancelled, what runs is cancelled and gets `grace` before it is
@@ -189,6 +183,7 @@ impl Core {
         let own = Own {
             executions: self.active(),
             event_bytes: self.event_bytes.now(),
+            records: self.shelf.count(),
             launcher: self.starter.launcher.vitals(),
             temp_dir: &self.starter.temp_dir,
         };
@@ -198,15 +193,6 @@ impl Core {
     /// Has a task of the engine's done: [`Engine::shutdown`] waits for it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn_on(task, &self.runtime);
-    }
-}
-
-/// Puts an end into the log when the task is dropped before it could.
-struct EndGuard(Arc<EventLog>);
-
-impl Drop for EndGuard {
-    fn drop(&mut self) {
-        self.0.end(Some(dropped(std::thread::panicking())));
     }
 }
 
@@ -222,7 +208,10 @@ pub struct EngineBuilder {
     resources: ResourceLimits,
     max_timeout: Duration,
     max_running: Option<usize>,
+    max_running_per_owner: usize,
     max_queued: usize,
+    max_memory: Option<u64>,
+    keep: Keep,
     temp_dir: PathBuf,
     watch: Option<VitalsWatch>,
 }
@@ -238,7 +227,10 @@ impl Default for EngineBuilder {
             resources: ResourceLimits::default(),
             max_timeout: Duration::from_secs(600),
             max_running: None,
+            max_running_per_owner: usize::MAX,
             max_queued: 1024,
+            max_memory: None,
+            keep: Keep { retention: Duration::from_secs(600), records: 10_000, bytes: 256 << 20 },
             temp_dir: PathBuf::from("/tmp"),
             watch: None,
         }
@@ -295,9 +287,43 @@ impl EngineBuilder {
         self
     }
 
+    /// How many of them may be of one [owner](Call::owner); at least 1. Default: all.
+    pub fn max_running_per_owner(mut self, most: usize) -> Self {
+        self.max_running_per_owner = most;
+        self
+    }
+
+    /// Bytes of memory that all executions that run may use together, as their limits have it: a call whose limit does not
+    /// fit in beside the others waits, and one that would not fit in alone is [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+    /// The limit is the call's own, or its tool's where the catalog [knows it](Catalog::memory), or the engine's
+    /// ([`resources`](Self::resources)); a call without any is not counted. Default: no bound.
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+
     /// How many more may wait for their turn. Default 1024.
     pub fn max_queued(mut self, most: usize) -> Self {
         self.max_queued = most;
+        self
+    }
+
+    /// For how long the [registry](Engine::registry) keeps the record of an execution that has ended. Default 10 min.
+    pub fn retention(mut self, time: Duration) -> Self {
+        self.keep.retention = time;
+        self
+    }
+
+    /// How many of these records it keeps; at least 1. Default 10 000.
+    pub fn max_records(mut self, most: usize) -> Self {
+        self.keep.records = most;
+        self
+    }
+
+    /// How many bytes these records may take, about: output, events and values. The last one stays in any case. Default
+    /// 256 MiB.
+    pub fn max_record_bytes(mut self, bytes: u64) -> Self {
+        self.keep.bytes = bytes;
         self
     }
 
@@ -343,7 +369,13 @@ impl EngineBuilder {
             runtime,
             closing: closing.clone(),
             event_bytes: HeldBytes::default(),
-            queue: Queue::new(max_running, self.max_queued),
+            queue: Queue::new(Bounds {
+                running: max_running,
+                running_per_owner: self.max_running_per_owner,
+                queued: self.max_queued,
+                memory: self.max_memory,
+            }),
+            shelf: Arc::new(Shelf::new(self.keep)),
             sweeper: Sweeper::new(Arc::clone(&self.launcher), chores.clone()),
             starts,
             chores,

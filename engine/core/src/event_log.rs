@@ -154,12 +154,13 @@ impl EventLog {
         }
     }
 
-    /// Adds the terminal event; the first one stands.
-    pub(crate) fn end(&self, error: Option<ErrorKind>) {
+    /// Adds the terminal event; the first one stands. With it `also` is done: nobody sees the one without the other.
+    pub(crate) fn end(&self, error: Option<ErrorKind>, also: impl FnOnce()) {
         let at = self.began.elapsed();
         let mut ring = self.ring();
         if ring.ended.is_none() {
             ring.ended = Some(Event { seq: ring.next, at, kind: EventKind::Ended { error } });
+            also();
             ring.wake();
         }
     }
@@ -188,6 +189,11 @@ impl EventLog {
         let ring = self.ring();
         let Some(pressure) = &ring.back_pressure else { return Duration::ZERO };
         pressure.was_full + pressure.full_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The bytes that the events held count for.
+    pub(crate) fn weight(&self) -> u64 {
+        self.ring().weight
     }
 
     /// The error it ended with, if it has ended with one.
@@ -317,7 +323,7 @@ mod tests {
         let log = small(false);
         log.append(EventKind::Started { pid: 1 });
         log.append(stdout("a"));
-        log.end(None);
+        log.end(None, || ());
         let seqs =
             |from| drain(&mut log.read_from(from, false)).iter().map(|event| event.seq).collect::<Vec<_>>();
         assert_eq!((seqs(0), seqs(1), seqs(2)), (vec![0, 1, 2], vec![1, 2], vec![2]));
@@ -331,7 +337,7 @@ mod tests {
         for _ in 0..10 {
             log.append(stdout("12345678"));
         }
-        log.end(None);
+        log.end(None, || ());
         let events = drain(&mut slow);
         assert!(matches!(events[0].kind, EventKind::Gap { missed: 7 }), "{events:?}");
         assert_eq!(events.iter().skip(1).map(|event| event.seq).collect::<Vec<_>>(), [7, 8, 9, 10]);
@@ -342,8 +348,8 @@ mod tests {
     #[test]
     fn the_first_end_stands_and_nothing_follows_it() {
         let log = small(false);
-        log.end(None);
-        log.end(Some(ErrorKind::Lost { reason: String::new() }));
+        log.end(None, || ());
+        log.end(Some(ErrorKind::Lost { reason: String::new() }), || panic!("it was not the first"));
         log.append(stdout("late"));
         assert!(matches!(
             drain(&mut log.read_from(0, false))[..],
@@ -367,7 +373,7 @@ mod tests {
             for _ in 0..10 {
                 log.append(stdout("12345678"));
             }
-            log.end(None);
+            log.end(None, || ());
         }
         assert_eq!(held.now(), weight * 13, "three in the ring, and ten that a reader holds back");
         let [ring, pressed] = logs;

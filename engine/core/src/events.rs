@@ -138,7 +138,7 @@ impl EventKind {
 }
 
 /// About the bytes that a JSON value takes in memory.
-fn weight(value: &Value) -> usize {
+pub(crate) fn weight(value: &Value) -> usize {
     size_of::<Value>()
         + match value {
             Value::String(text) => text.len(),

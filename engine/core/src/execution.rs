@@ -22,6 +22,7 @@ use crate::{
     error::{CancelSource, ErrorKind, ExecutionError},
     event_log::{EventLog, Events},
     report::Report,
+    state::State,
 };
 
 /// The id of an execution: a UUIDv7 (RFC 9562), which sorts by the time it was made.
@@ -79,6 +80,11 @@ impl Execution {
     /// Its id.
     pub fn id(&self) -> ExecutionId {
         self.id
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> State {
+        self.cancel.stage().state()
     }
 
     /// What happens, from the beginning on. Any number of readers may read, late ones included; a reader slower than

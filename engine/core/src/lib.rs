@@ -34,6 +34,7 @@ mod call;
 mod cancel;
 mod capture;
 mod channel;
+mod ending;
 mod engine;
 pub mod environment;
 mod error;
@@ -54,12 +55,16 @@ mod observed;
 mod outcome;
 mod plan;
 mod queue;
+mod registry;
 mod report;
 mod running;
 mod secrets;
 mod start;
+mod state;
 mod streams;
+mod submission;
 mod sweep;
+mod sync;
 mod vitals;
 
 pub use call::{Call, Stdin, Target};
@@ -73,8 +78,10 @@ pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
 pub use metering::{METRICS, Metric, MetricKind, describe_metrics};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
+pub use registry::{End, Filter, Registry, RemoveError, Status, SubmitError, Submitted, UnknownId};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
 pub use secrets::Secret;
+pub use state::State;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
     CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock, LandlockFound,

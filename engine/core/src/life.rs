@@ -6,17 +6,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    call::Call,
+    call::{self, Call},
     cancel::Cancels,
     engine::Core,
-    error::{ErrorKind, ExecutionError},
+    error::{CancelSource, ErrorKind, ExecutionError},
     event_log::EventLog,
     execution::ExecutionId,
     masking::Masking,
     metering,
+    queue::{Claim, Permit},
     report::Report,
     running::Running,
     start::Started,
+    state::State,
 };
 
 /// How long making a process may take (a program on a network mount can block for ever). If it comes to life after all,
@@ -55,6 +57,7 @@ pub(crate) async fn live(
                 Ok(watched) => {
                     masking = watched.masking.clone();
                     masking.text(&mut report.tool);
+                    cancels.stage().reach(State::Running);
                     Running::new(core, watched, log, cancels).run(&mut report).await
                 }
             }
@@ -62,7 +65,6 @@ pub(crate) async fn live(
     };
     let ended = ended.map_err(|kind| masking.error(kind));
     report.timings.total = log.began().elapsed();
-    log.end(ended.as_ref().err().cloned());
     tracing::debug!(%id, tool = report.tool, outcome = ended.as_ref().err().map_or("ok", ErrorKind::name), "ended");
     match ended {
         Ok(()) => Ok(report),
@@ -70,20 +72,24 @@ pub(crate) async fn live(
     }
 }
 
-/// Waits for its turn.
-async fn admit(
-    core: &Core,
-    call: &Call,
-    cancels: &Cancels,
-) -> Result<tokio::sync::OwnedSemaphorePermit, ErrorKind> {
+/// Waits for its turn. Whose end was asked for before it came is never started.
+async fn admit<'a>(core: &'a Core, call: &Call, cancels: &Cancels) -> Result<Permit<'a>, ErrorKind> {
     if let Some(cancellation) = cancels.standing() {
         return Err(cancellation.into());
     }
+    let owner = call.owner.as_deref();
+    owner.map_or(Ok(()), |owner| call::check_name("owner", owner))?;
+    let memory = if core.queue.weighs() { core.starter.memory(call) } else { 0 };
+    let claim = Claim { owner: owner.map(Arc::from), memory };
     let patience = call.limits.clone().over(&core.starter.limits).queue_timeout();
-    tokio::select! { biased;
-        cancellation = cancels.requested() => Err(cancellation.into()),
-        admitted = core.queue.admit(patience) => admitted,
+    let permit = tokio::select! { biased;
+        cancellation = cancels.requested() => return Err(cancellation.into()),
+        admitted = core.queue.admit(claim, patience) => admitted?,
+    };
+    if cancels.stage().begin() {
+        return Ok(permit);
     }
+    Err(cancels.standing().unwrap_or_else(|| CancelSource::Caller.into()).into())
 }
 
 /// Makes the process. A cancellation that comes while that is under way is acted on as soon as there is something to

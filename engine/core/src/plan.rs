@@ -28,6 +28,12 @@ pub trait Catalog: Send + Sync + Debug {
     fn knows(&self, _name: &str) -> bool {
         true
     }
+
+    /// [`Plan::resources`]' memory of this call, in bytes, where that is known at once: the queue asks before the call is
+    /// resolved. Must not block. By default it is not known.
+    fn memory(&self, _call: &Call) -> Option<u64> {
+        None
+    }
 }
 
 /// In the arguments of a plan with a [`Protocol::Channel`], this stands for the channel's folder, which is only known

@@ -1,76 +1,85 @@
-//! Whose turn it is: so many executions at a time, so many more in line, none for longer than it may wait.
+//! Whose turn it is: so many executions at a time, of one owner and of all together, with so much memory; so many more in
+//! line, none for longer than it may wait.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+mod gate;
+mod line;
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use self::gate::{Entry, Full, Gate};
+pub(crate) use self::{
+    gate::Permit,
+    line::{Bounds, Claim},
 };
-
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
-
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, invalid};
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    running: Arc<Semaphore>,
-    max_running: usize,
-    max_queued: usize,
-    queued: AtomicUsize,
+    gate: Gate,
+    bounds: Bounds,
 }
 
 impl Queue {
-    pub(crate) fn new(max_running: usize, max_queued: usize) -> Self {
-        let max_running = max_running.clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            running: Arc::new(Semaphore::new(max_running)),
-            max_running,
-            max_queued,
-            queued: AtomicUsize::new(0),
-        }
+    pub(crate) fn new(mut bounds: Bounds) -> Self {
+        bounds.running = bounds.running.max(1);
+        bounds.running_per_owner = bounds.running_per_owner.max(1);
+        Self { gate: Gate::new(bounds.clone()), bounds }
     }
 
-    /// Waits for its turn, first come, first served. Cancel-safe: who stops waiting leaves the line.
+    /// Whether memory is looked at.
+    pub(crate) fn weighs(&self) -> bool {
+        self.bounds.memory.is_some()
+    }
+
+    /// Waits for its turn: owners take turns, and of one owner the first is the first. Cancel-safe: who stops waiting
+    /// leaves the line.
     ///
     /// # Errors
-    /// [`ErrorKind::Busy`] when the line is full, or after `patience`.
-    pub(crate) async fn admit(&self, patience: Duration) -> Result<OwnedSemaphorePermit, ErrorKind> {
-        if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let Some(_place) = Place::take(&self.queued, self.max_queued) else {
-            return Err(ErrorKind::Busy {
-                reason: format!(
-                    "{} executions run and {} wait, which is all there is room for",
-                    self.max_running, self.max_queued
+    /// [`ErrorKind::Busy`] when the line is full, or after `patience`; [`ErrorKind::Invalid`] for a call that there will
+    /// never be room for.
+    pub(crate) async fn admit(&self, claim: Claim, patience: Duration) -> Result<Permit<'_>, ErrorKind> {
+        if let Some(bound) = self.bounds.memory.filter(|bound| claim.memory > *bound) {
+            return Err(invalid(
+                "limit memory",
+                format!(
+                    "the call may use {} bytes, and all that run together may use {bound}: it would wait for ever",
+                    claim.memory
                 ),
-            });
-        };
-        match timeout(patience, Arc::clone(&self.running).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(ErrorKind::Busy {
-                reason: format!("waited {patience:?} for one of {} executions to end", self.max_running),
-            }),
+                "lower its limit, or allow more with `max_memory`",
+            ));
         }
+        let wanted = claim.clone();
+        let waiting = match self.gate.enter(claim) {
+            Ok(Entry::Admitted(permit)) => return Ok(permit),
+            Ok(Entry::Waiting(waiting)) => waiting,
+            Err(Full) => {
+                return Err(ErrorKind::Busy {
+                    reason: format!("the queue is full: {}", self.standing(&wanted)),
+                });
+            }
+        };
+        timeout(patience, waiting).await.map_err(|_| ErrorKind::Busy {
+            reason: format!("waited {patience:?} for a turn: {}", self.standing(&wanted)),
+        })
     }
-}
 
-/// A place in the line, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(queued: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let one_more = |queued| (queued < most).then_some(queued + 1);
-        queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok().map(|_| Self(queued))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+    /// What there is no room beside, in words.
+    fn standing(&self, claim: &Claim) -> String {
+        let (now, bounds) = (self.gate.counts(), &self.bounds);
+        let mut words = format!(
+            "{} executions run and {} wait, of at most {} and {}",
+            now.running, now.queued, bounds.running, bounds.queued
+        );
+        if bounds.running_per_owner < bounds.running {
+            let own = self.gate.running_of(&claim.owner);
+            words += &format!("; {own} of this owner run, of at most {}", bounds.running_per_owner);
+        }
+        if let Some(bound) = bounds.memory {
+            let (used, wanted) = (now.memory, claim.memory);
+            words += &format!("; they may use {used} of {bound} bytes of memory, and this call {wanted}");
+        }
+        words
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     plan::{Declared, Protocol},
     report::Report,
     start::{Terms, Watched},
+    state::State,
     streams::{Finish, Step, Streams},
     sweep::{Found, Sweeper},
 };
@@ -132,6 +133,7 @@ impl<'a> Running<'a> {
 
         let cause = self.watch(wall).await;
         let cause = self.settle_ties(cause).await;
+        self.cancels.stage().reach(State::Stopping);
         report.timings.running = self.began.elapsed();
 
         let stopping = Instant::now();

@@ -54,6 +54,11 @@ impl Secret {
         self.value.len()
     }
 
+    /// For the process that it is handed to, and for a digest.
+    pub(crate) fn value(&self) -> &str {
+        &self.value
+    }
+
     /// The variable's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -89,6 +89,12 @@ pub(crate) struct Watched {
 }
 
 impl Starter {
+    /// How many bytes of memory the call may use, as far as that is known before it is resolved; 0 without a limit.
+    pub(crate) fn memory(&self, call: &Call) -> u64 {
+        let of_tool = || self.catalog.as_ref().and_then(|catalog| catalog.memory(call));
+        call.resources.memory.or_else(of_tool).or(self.resources.memory).unwrap_or(0)
+    }
+
     /// Resolves, checks and starts. Blocks. When it returns an error nothing is left behind. `masking` is of the call's
     /// own secrets.
     pub(crate) fn start(&self, id: ExecutionId, call: Call, masking: Masking) -> Result<Started, ErrorKind> {

@@ -35,7 +35,8 @@ pub struct Vitals {
     pub temp_dirs: Option<u64>,
     /// Bytes of events that are held for readers: what counts towards [`Limits::event_ring`](crate::Limits::event_ring).
     pub event_bytes: u64,
-    /// Executions that are kept for those who ask for them later.
+    /// What the engine's [registry](crate::Engine::registry) knows: executions that run, and those that have ended and are
+    /// kept.
     pub records: u64,
     /// Resident memory of this process in bytes. It goes up and down with load, and some of it stays with the allocator.
     pub rss: Option<u64>,
@@ -58,6 +59,7 @@ struct Named {
 pub(crate) struct Own<'a> {
     pub(crate) executions: usize,
     pub(crate) event_bytes: u64,
+    pub(crate) records: usize,
     pub(crate) launcher: LauncherVitals,
     pub(crate) temp_dir: &'a Path,
 }
@@ -96,6 +98,7 @@ impl Vitals {
             pooled_cgroups: own.launcher.pooled_cgroups,
             temp_dirs: temp_dirs.as_ref().map(|folders| count(folders.len())),
             event_bytes: own.event_bytes,
+            records: count(own.records),
             zygotes: own.launcher.zygotes,
             ..Self::process(Some(runtime))
         };
