@@ -1,9 +1,6 @@
 //! Looking for processes in `/proc`.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-};
+use std::{collections::HashSet, fs};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -157,25 +154,5 @@ pub fn group_alive(group: u32) -> Vec<String> {
     living()
         .filter(|(_, stat)| stat.group == group)
         .map(|(pid, stat)| format!("{pid} {}", stat.name))
-        .collect()
-}
-
-/// This process's own children, zombies included: pid to `name (state)`.
-pub fn children() -> BTreeMap<u32, String> {
-    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted");
-    let lists =
-        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let pids: Vec<u32> = lists
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|pid| pid.parse().ok())
-        .collect();
-    pids.into_iter()
-        .map(|pid| {
-            let what = Stat::of(pid).map_or_else(
-                || "gone while it was looked at".to_owned(),
-                |stat| format!("{} ({})", stat.name, stat.state),
-            );
-            (pid, what)
-        })
         .collect()
 }

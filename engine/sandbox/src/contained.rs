@@ -63,6 +63,7 @@ use crate::{
     process_group::ProcessGroups,
     program,
     residue::{self, ScanTarget, Swept},
+    vitals::{LauncherVitals, ZygoteVitals},
 };
 
 /// Launches every process in a sandbox, at the highest level that this machine can do; but with
@@ -92,6 +93,8 @@ struct Inner {
     /// Folders in which the keeper cleans up when we cannot. They only become more.
     watched: Mutex<Vec<PathBuf>>,
     written: Written,
+    /// Each sandbox that was made for a call has one, too.
+    sandboxes: Arc<()>,
 }
 
 /// What there is once something was launched.
@@ -159,6 +162,7 @@ impl SandboxBuilder {
             starting: Mutex::default(),
             watched: Mutex::default(),
             written: Written::default(),
+            sandboxes: Arc::default(),
         }))
     }
 }
@@ -215,6 +219,24 @@ impl Launcher for Sandbox {
         if !watched.iter().any(|watched| watched == folder) {
             watched.push(folder.to_owned());
         }
+    }
+
+    fn vitals(&self) -> LauncherVitals {
+        let mut vitals = LauncherVitals {
+            sandboxes: Arc::strong_count(&self.0.sandboxes) as u64 - 1,
+            ..LauncherVitals::default()
+        };
+        let zygotes: Vec<_> = {
+            let state = self.0.state();
+            if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
+                vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
+                vitals.pooled_cgroups = cgroups.pooled() as u64;
+            }
+            // Only their ids leave: whoever holds the last of a zygote sees to its end.
+            state.zygotes.values().filter_map(|zygote| zygote.pid()).collect()
+        };
+        vitals.zygotes = zygotes.into_iter().map(ZygoteVitals::of).collect();
+        vitals
     }
 
     fn close(&self) {
@@ -385,7 +407,8 @@ impl Inner {
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
         let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote)
-            .of_architecture(view.foreign);
+            .of_architecture(view.foreign)
+            .counted(Arc::clone(&self.sandboxes));
         if namespaced {
             process = process.showing(Shown::of(&view));
         }

@@ -16,6 +16,7 @@ use crate::{
     level::{Enforced, Level},
     policy::{Policy, ResourceLimits},
     residue::{Residue, ScanTarget, Swept},
+    vitals::LauncherVitals,
 };
 
 /// Where the process reads its standard input from. A terminal is never passed in.
@@ -109,6 +110,11 @@ pub trait Launcher: Send + Sync + Debug {
     /// Folders in this one whose names begin with [`own_prefix`](crate::own_prefix) are removed when this program dies before
     /// it can, where there is somebody to do that: from the next answer of [`level`](Self::level) on. Never blocks.
     fn keep_clean(&self, _folder: &Path) {}
+
+    /// What it holds at this moment. Short: a look into `/proc` for each zygote, and no waiting.
+    fn vitals(&self) -> LauncherVitals {
+        LauncherVitals::default()
+    }
 
     /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
     /// Blocks, for seconds at most.

@@ -13,6 +13,7 @@ mod process_group;
 mod procfs;
 mod program;
 mod residue;
+mod vitals;
 mod wait;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupVersion, Cgroups, Counters, NoCgroups, System};
@@ -29,3 +30,4 @@ pub use policy::{Network, Policy, ResourceLimits, Tmpfs};
 pub use process_group::ProcessGroups;
 pub use procfs::own_prefix;
 pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};
+pub use vitals::{LauncherVitals, ProcessVitals, ZygoteVitals};

@@ -41,6 +41,8 @@ pub(super) struct Contained {
     /// Its sandboxes die with it.
     zygote: Arc<Zygote>,
     foreign: Option<Architecture>,
+    /// There are as many of these as there are sandboxes.
+    _counted: Arc<()>,
 }
 
 /// The line to the first process, and what came over it.
@@ -90,12 +92,18 @@ impl Contained {
             mounts,
             zygote,
             foreign: None,
+            _counted: Arc::default(),
         }
     }
 
     /// The same, of a program for an architecture whose system calls are refused.
     pub(super) fn of_architecture(self, foreign: Option<Architecture>) -> Self {
         Self { foreign, ..self }
+    }
+
+    /// The same, counted among the others.
+    pub(super) fn counted(self, among: Arc<()>) -> Self {
+        Self { _counted: among, ..self }
     }
 
     /// The same, with what it is shown.

@@ -24,6 +24,7 @@ use rustix::{
 use tool_zygote::protocol::{Event, Failure, Hello, Init, Request, Step, VERSION, Wire};
 
 use super::{bytes, memory_file, parting::Parting, socket};
+use crate::vitals;
 
 /// How long its start may take. It takes 2 ms; a loaded machine may take a thousand times that.
 const START: Duration = Duration::from_secs(10);
@@ -169,6 +170,11 @@ impl Zygote {
     pub(super) fn is_gone(&self) -> bool {
         // Its sandboxes hold its socket for a moment longer.
         self.alive.as_ref().is_none_or(socket::is_readable)
+    }
+
+    /// Its process id, as we see it; `None` when it has died.
+    pub(super) fn pid(&self) -> Option<u32> {
+        vitals::pid_of(self.alive.as_ref()?.as_raw_fd())
     }
 
     /// A user namespace that maps `owner` on disk to the tool's user.
