@@ -19,7 +19,6 @@ use crate::{
     lane::Lane,
     life,
     limits::Limits,
-    masking::Masking,
     plan::Catalog,
     queue::Queue,
     start::Starter,
@@ -95,9 +94,7 @@ impl Engine {
     /// May be called from anywhere: the execution runs on the runtime that the engine was built on.
     pub fn start(&self, call: Call) -> Execution {
         let id = ExecutionId::new();
-        let masking = Masking::of(&call.secrets);
-        let mut label = call.label();
-        masking.label(&call.secrets, &mut label);
+        let (label, masking) = call.shown();
         let ring = call.limits.event_ring.or(self.core.starter.limits.event_ring);
         let log = Arc::new(EventLog::new(
             Limits { event_ring: ring, ..Limits::default() }.event_ring(),
@@ -145,6 +142,16 @@ impl Engine {
         core.starts.close();
         core.chores.close();
         core.starter.janitor.close();
+    }
+
+    /// How many executions run at a time at most.
+    pub fn max_running(&self) -> usize {
+        self.core.queue.max_running()
+    }
+
+    /// The engine's own wish to end everything.
+    pub(crate) fn closing(&self) -> Closing {
+        self.core.closing.clone()
     }
 
     /// How many executions there are that have not ended, those that wait for their turn included.

@@ -41,6 +41,7 @@ mod event_log;
 mod events;
 mod execution;
 mod forms;
+mod group;
 mod hints;
 mod janitor;
 mod lane;
@@ -53,6 +54,7 @@ mod outcome;
 mod plan;
 mod queue;
 mod report;
+mod retry;
 mod running;
 mod secrets;
 mod start;
@@ -67,9 +69,11 @@ pub use error::{CancelSource, Clock, ErrorKind, ExecutionError, Limit, ProtocolF
 pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
+pub use group::Group;
 pub use limits::{AfterExit, Limits, Overflow};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
-pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
+pub use report::{Attempt, ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
+pub use retry::Retry;
 pub use secrets::Secret;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{

@@ -10,6 +10,7 @@ use crate::{
     call::Call,
     error::{ErrorKind, ToolError},
     limits::Limits,
+    retry::Retry,
     secrets::Secret,
 };
 
@@ -21,6 +22,12 @@ pub trait Catalog: Send + Sync + Debug {
     /// # Errors
     /// [`ErrorKind::Invalid`] for an unknown tool, an input that does not fit; nothing is started then.
     fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind>;
+
+    /// How a call of this tool is tried again when it fails. It is no part of the plan, because a call that finds no room is
+    /// never resolved. Asked on the runtime's own threads before the first attempt, so it must not block. Default: not again.
+    fn retry(&self, _call: &Call) -> Retry {
+        Retry::default()
+    }
 }
 
 /// In the arguments of a plan with a [`Protocol::Channel`], this stands for the channel's folder, which is only known

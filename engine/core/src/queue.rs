@@ -34,6 +34,10 @@ impl Queue {
         }
     }
 
+    pub(crate) fn max_running(&self) -> usize {
+        self.max_running
+    }
+
     /// Waits for its turn, first come, first served. Cancel-safe: who stops waiting leaves the line.
     ///
     /// # Errors
