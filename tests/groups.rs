@@ -279,7 +279,6 @@ fn dropped_at_any_moment_nothing_of_it_goes_on() {
 
 #[test]
 fn a_callback_that_panics_takes_nothing_with_it() {
-    std::panic::set_hook(Box::new(|_| {}));
     on_both(|engine| async move {
         let calls = || vec![hostile(["tick", "3", "5"]), sh("exit 3"), Endless::Sleep.command()];
         let (events, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
