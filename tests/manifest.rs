@@ -14,10 +14,10 @@ use std::{
 
 use serde_json::json;
 use snapbox::Data;
-use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits, Tmpfs};
+use tool_engine::{AfterExit, Level, Limits, Network, Overflow, ResourceLimits, Retry, Tmpfs};
 use tool_runtimes::{
     Runtime, Source, Tool,
-    manifest::{Manifest, Retry, Warm},
+    manifest::{Manifest, Warm},
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -157,13 +157,10 @@ fn everything_that_can_be_set_is_what_it_says() {
         (&["LC_ALL".to_owned()][..], &["API_KEY".to_owned()][..])
     );
     assert_eq!(tool.config, json!({ "deep": { "list": [1, 2.5, true, "x"] } }));
-    let retry = Retry {
-        attempts: 3,
-        backoff: Duration::from_secs(1),
-        max_backoff: Duration::from_secs(10),
-        jitter: false,
-    };
-    assert_eq!((tool.retry.as_ref(), tool.warm), (Some(&retry), Warm::Count(2)));
+    let second = Duration::from_secs(1);
+    let retry = Retry::attempts(3).backoff(second).max_backoff(second * 10).jitter(false);
+    let retry = retry.on(["busy", "timeout"]).deadline(second * 60);
+    assert_eq!((&tool.retry, tool.warm), (&retry, Warm::Count(2)));
     let annotations = &tool.annotations;
     assert_eq!(annotations.title.as_deref(), Some("Words"));
     assert_eq!(
@@ -188,8 +185,7 @@ fn a_tool_wins_over_the_defaults_key_by_key() {
     assert_eq!((own.policy.network, own.policy.ro.len()), (Some(Network::Host), 0));
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(own.env, [pair("TZ", "UTC"), pair("MODE", "b")]);
-    let retry = own.retry.as_ref().unwrap();
-    assert_eq!((retry.attempts, retry.backoff), (3, Duration::from_secs(1)));
+    assert_eq!((own.retry.attempts, own.retry.backoff), (Some(3), Some(Duration::from_secs(1))));
     assert_eq!(own.warm, Warm::Auto);
 
     let plain = tool(&manifest, "plain");

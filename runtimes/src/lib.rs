@@ -15,7 +15,7 @@ mod tools;
 pub mod units;
 mod worker;
 
-pub use manifest::{Manifest, ManifestError};
+pub use manifest::{Manifest, ManifestError, WrittenCall};
 pub use runtime::{Runtime, Version};
 pub use schema::Schema;
 pub use tool::{Source, Tool};

@@ -23,6 +23,7 @@
 //!
 //! A manifest is taken as a whole or not at all: [`ManifestError`] names everything that is wrong with it.
 
+mod calls;
 mod diagnostic;
 mod files;
 mod hints;
@@ -38,8 +39,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use calls::WrittenCall;
 pub use diagnostic::{Diagnostic, Excerpt, ManifestError};
-pub use hints::{Annotations, Retry, Warm};
+pub use hints::{Annotations, Warm};
 
 use crate::{runtime::Runtime, tool::Tool};
 

@@ -3,10 +3,10 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
-use tool_engine::{Limits, Policy, ResourceLimits};
+use tool_engine::{Limits, Policy, ResourceLimits, Retry};
 
 use crate::{
-    manifest::{Annotations, Retry, Warm},
+    manifest::{Annotations, Warm},
     runtime::Runtime,
     schema::Schema,
     units,
@@ -40,7 +40,7 @@ pub struct Tool {
     /// Settings that are the same for every call.
     pub config: Value,
     /// Whether a failed call is tried again.
-    pub retry: Option<Retry>,
+    pub retry: Retry,
     /// Whether it is started ahead of its calls.
     pub warm: Warm,
     /// What callers may know about it beforehand.
@@ -83,7 +83,7 @@ impl Tool {
             env_pass: Vec::new(),
             secrets: Vec::new(),
             config: Value::Null,
-            retry: None,
+            retry: Retry::default(),
             warm: Warm::default(),
             annotations: Annotations::default(),
             input_schema: None,
@@ -135,6 +135,12 @@ impl Tool {
     /// The longest timeout that a call may ask for. Default: the engine's.
     pub fn max_timeout(mut self, longest: Duration) -> Self {
         self.max_timeout = Some(longest);
+        self
+    }
+
+    /// Tries calls again that fail. A call may ask for less, not for more. Default: once is all.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
         self
     }
 
@@ -252,11 +258,13 @@ impl Tool {
                 "destructive": self.annotations.destructive,
                 "open_world": self.annotations.open_world,
             })),
-            "retry": self.retry.as_ref().map(|retry| json!({
-                "attempts": retry.attempts,
-                "backoff_s": seconds(retry.backoff),
-                "max_backoff_s": seconds(retry.max_backoff),
-                "jitter": retry.jitter,
+            "retry": left(json!({
+                "attempts": self.retry.attempts,
+                "backoff_s": self.retry.backoff.map(seconds),
+                "max_backoff_s": self.retry.max_backoff.map(seconds),
+                "jitter": self.retry.jitter,
+                "on": self.retry.on,
+                "deadline_s": self.retry.deadline.map(seconds),
             })),
             "warm": match self.warm {
                 Warm::Auto => Value::Null,

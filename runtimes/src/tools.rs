@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Secret, Target, environment};
+use tool_engine::{Call, Catalog, ErrorKind, Plan, Protocol, Retry, Secret, Target, environment};
 
 use crate::{
     compiled,
@@ -62,6 +62,14 @@ pub enum ToolsError {
     EmptyCommand {
         /// The tool's name.
         name: String,
+    },
+    /// What may not be tried again, or not so often.
+    #[error("the tool {name:?}: {reason}")]
+    Retry {
+        /// The tool's name.
+        name: String,
+        /// Why not.
+        reason: Box<ErrorKind>,
     },
     /// A variable that may not be set.
     #[error("the tool {name:?}: {reason}")]
@@ -326,6 +334,15 @@ impl Catalog for Tools {
         let (Target::Tool(name) | Target::Description(name)) = call.target() else { return None };
         self.get(name).ok()?.resources.memory
     }
+
+    fn retry(&self, call: &Call) -> Retry {
+        match call.target() {
+            Target::Tool(name) | Target::Description(name) => {
+                self.tools.get(name).map(|tool| tool.retry.clone()).unwrap_or_default()
+            }
+            Target::Command(_) => Retry::default(),
+        }
+    }
 }
 
 /// Collects [`Tools`].
@@ -390,6 +407,9 @@ impl ToolsBuilder {
                 Source::Command(words) if words.is_empty() => return Err(ToolsError::EmptyCommand { name }),
                 // One whose runtime was not given is refused when it is called: the others can do without.
                 Source::Script { .. } | Source::Command(_) => {}
+            }
+            if let Err(reason) = tool.retry.check() {
+                return Err(ToolsError::Retry { name, reason: Box::new(reason) });
             }
             for (variable, value) in &tool.env {
                 environment::check(variable, value).map_err(|reason| ToolsError::Environment {

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod endings;
+mod groups;
 mod held;
 mod many;
 mod readers;
@@ -39,6 +40,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "so many rounds of a thousand readers that vanish",
         runs: 20,
         run: readers::run,
+    },
+    Scenario {
+        name: "groups",
+        about: "so many groups of five calls, of which one hangs",
+        runs: 1_000,
+        run: groups::run,
     },
 ];
 

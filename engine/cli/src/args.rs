@@ -31,6 +31,14 @@ pub(crate) enum Command {
     /// Run a command, its output passed through byte for byte
     #[command(after_help = exit_code::TABLE)]
     Exec(Exec),
+    /// Run several calls under one rule, and show how each of them ended
+    ///
+    /// The file has a call on each line, as JSON: {"tool": "word-count", "input": {"text": "…"}} or {"command": ["make"],
+    /// "stdin": "…"}. Beside that it may have a label, and as in the manifest timeout, idle, kill_grace, after_exit, drain,
+    /// overflow, limits, policy, env, retry and workdir, which win over the options below. A file that ends in .toml has
+    /// the same keys in [[calls]]. Paths in it are relative to it.
+    #[command(after_help = exit_code::GROUP)]
+    Group(Group),
     #[command(flatten)]
     Manage(Manage),
 }
@@ -155,7 +163,8 @@ pub(crate) struct Exec {
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 
-    /// What the command reads: a file, or - for our own standard input [default: ours, unless it is a terminal]
+    /// What the command reads: a file, or - for our own standard input [default: ours, unless it is a
+    /// terminal or --retry asks for several attempts]
     #[arg(long, value_name = "FILE|-", value_parser = values::stdin)]
     pub(crate) stdin: Option<values::StdinFrom>,
 
@@ -164,7 +173,72 @@ pub(crate) struct Exec {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Group {
+    /// The calls: a file of JSON lines or a .toml file, or - for JSON lines on standard input
+    #[arg(value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// The manifest [default: tools.toml in the current folder or above it]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: Option<PathBuf>,
+
+    /// The first that fails cancels the others
+    #[arg(long, conflicts_with = "first_success")]
+    pub(crate) fail_fast: bool,
+
+    /// The first that succeeds cancels the others
+    #[arg(long)]
+    pub(crate) first_success: bool,
+
+    /// How many run at a time [default: 8 for each processor]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) at_most: Option<u32>,
+
+    /// The time for all of them together [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = values::some_time)]
+    pub(crate) deadline: Option<Duration>,
+
+    /// Print a line of JSON for each call when all have ended, in the order of the file: its report, with index and label
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Write these lines to a file as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Say nothing of our own: no progress, no table
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Common {
+    /// Print one report as JSON instead of anything else
+    #[arg(long, conflicts_with = "events")]
+    pub(crate) json: bool,
+
+    /// Print what happens as JSON lines, as it happens, instead of anything else
+    #[arg(long)]
+    pub(crate) events: bool,
+
+    /// Write the report as JSON to a file as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Say nothing of our own: no progress, no verdict
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+}
+
+/// What holds for a call.
+#[derive(Debug, Args)]
+pub(crate) struct Terms {
     /// How long it may run; none for no limit [default: the tool's, or 60s]
     #[arg(long, value_name = "TIME", value_parser = values::time_or_none)]
     pub(crate) timeout: Option<Duration>,
@@ -207,21 +281,19 @@ pub(crate) struct Common {
     #[arg(long, value_name = "WHAT", value_parser = values::overflow())]
     pub(crate) overflow: Option<Overflow>,
 
-    /// Print one report as JSON instead of anything else
-    #[arg(long, conflicts_with = "events")]
-    pub(crate) json: bool,
+    /// How often it is tried in all, when it fails [default: the tool's, or once]
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) retry: Option<u32>,
 
-    /// Print what happens as JSON lines, as it happens, instead of anything else
-    #[arg(long)]
-    pub(crate) events: bool,
+    /// After which endings: process, protocol, lost, busy, limit, timeout, sandbox, spawn [default: the tool's, or busy, lost,
+    /// and where it could not be started for want of something that may be there the next time]
+    #[arg(long, value_name = "ENDING,…", value_delimiter = ',', requires = "retry")]
+    pub(crate) retry_on: Vec<String>,
 
-    /// Write the report as JSON to a file as well
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) report: Option<PathBuf>,
-
-    /// Say nothing of our own: no progress, no verdict
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
+    /// The longest wait before the second attempt; it doubles from then on, and is shortened by chance [default: the tool's,
+    /// or 200ms]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_time, requires = "retry")]
+    pub(crate) retry_delay: Option<Duration>,
 
     #[command(flatten)]
     pub(crate) sandbox: Sandbox,

@@ -11,12 +11,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use run_tool::{
-    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Runtime, Sandbox, Stdin, Tmpfs, Tool, Tools,
+    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, Stdin, Tmpfs, Tool,
+    Tools,
 };
 use serde_json::Value;
 
 use crate::{
-    args::{Common, Exec, Run},
+    args::{Exec, Run, Terms},
     declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
@@ -84,11 +85,11 @@ pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Pr
         Ok(Runtime::Shell | Runtime::Command) => Prints::Value,
         _ => Prints::Words,
     };
-    let engine = engine_for(&args.common, around).catalog(tools).build()?;
-    let mut call = common(Call::tool(name, input), &args.common)?;
+    let engine = engine_for(&args.common.terms, around).max_running(1).catalog(tools).build()?;
+    let mut call = common(Call::tool(name, input), &args.common.terms)?;
     if is_declared {
         // Whose policy and limits a call can only make stricter.
-        call = call.policy(policy(&args.common, around)).resources(resources(&args.common));
+        call = call.policy(policy(&args.common.terms, around)).resources(resources(&args.common.terms));
     }
     Ok((engine, call, prints))
 }
@@ -112,7 +113,7 @@ fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
         tool = tool.export(export);
     }
     // Nobody has declared what it may: who calls it does.
-    let tool = tool.policy(policy(&args.common, around)).resources(resources(&args.common));
+    let tool = tool.policy(policy(&args.common.terms, around)).resources(resources(&args.common.terms));
     Ok((builder.tool(tool).build()?, name))
 }
 
@@ -124,27 +125,29 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, 
                 File::open(path).with_context(|| format!("--stdin: cannot read {}", path.display()))?;
             Stdin::Fd(file.into())
         }
+        // What one attempt has read is not there for the next.
+        None if args.common.terms.retry.is_some_and(|attempts| attempts > 1) => Stdin::Null,
         None if std::io::stdin().is_terminal() => Stdin::Null,
         Some(StdinFrom::Ours) | None => Stdin::Fd(std::io::stdin().as_fd().try_clone_to_owned()?),
     };
     let call = Call::command(args.command.iter().cloned())
         .stdin(stdin)
-        .policy(policy(&args.common, around))
-        .resources(resources(&args.common));
-    Ok((engine_for(&args.common, around).build()?, common(call, &args.common)?, Prints::Words))
+        .policy(policy(&args.common.terms, around))
+        .resources(resources(&args.common.terms));
+    let engine = engine_for(&args.common.terms, around).max_running(1).build()?;
+    Ok((engine, common(call, &args.common.terms)?, Prints::Words))
 }
 
 pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
-    // Who sits at the command line may wait as long as they like, for one call.
+    // Who sits at the command line may wait as long as they like.
     Engine::builder()
-        .max_running(1)
         .temp_dir(&around.temp_dir)
         .max_timeout(Duration::MAX)
         .launcher(Sandbox::builder().temp_dir(&around.temp_dir).build())
 }
 
 /// With what a call asks of the launcher itself.
-fn engine_for(args: &Common, around: &Surroundings) -> run_tool::EngineBuilder {
+pub(crate) fn engine_for(args: &Terms, around: &Surroundings) -> run_tool::EngineBuilder {
     let mut sandbox = Sandbox::builder().temp_dir(&around.temp_dir);
     if let Some(folder) = &args.sandbox.cgroup {
         sandbox = sandbox.cgroup(around.current.join(folder));
@@ -157,7 +160,7 @@ fn engine_for(args: &Common, around: &Surroundings) -> run_tool::EngineBuilder {
 }
 
 /// What the arguments allow and forbid. Their paths are relative to the current folder.
-fn policy(args: &Common, around: &Surroundings) -> Policy {
+pub(crate) fn policy(args: &Terms, around: &Surroundings) -> Policy {
     let args = &args.sandbox;
     let absolute = |path: &PathBuf| around.current.join(path);
     let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
@@ -173,7 +176,7 @@ fn policy(args: &Common, around: &Surroundings) -> Policy {
     }
 }
 
-fn resources(args: &Common) -> ResourceLimits {
+pub(crate) fn resources(args: &Terms) -> ResourceLimits {
     let args = &args.use_up;
     ResourceLimits {
         memory: args.memory,
@@ -187,19 +190,36 @@ fn resources(args: &Common) -> ResourceLimits {
     }
 }
 
-fn common(mut call: Call, args: &Common) -> Result<Call> {
-    call = call
-        .limits(Limits {
-            timeout: args.timeout,
-            idle_timeout: args.idle_timeout,
-            kill_grace: args.kill_grace,
-            after_exit: args.after_exit,
-            stdout: args.max_output,
-            stderr: args.max_output,
-            overflow: args.overflow,
-            ..Limits::default()
-        })
-        .back_pressure();
+/// How long it may take and how much it may say.
+pub(crate) fn limits(args: &Terms) -> Limits {
+    Limits {
+        timeout: args.timeout,
+        idle_timeout: args.idle_timeout,
+        kill_grace: args.kill_grace,
+        after_exit: args.after_exit,
+        stdout: args.max_output,
+        stderr: args.max_output,
+        overflow: args.overflow,
+        ..Limits::default()
+    }
+}
+
+pub(crate) fn retry(args: &Terms) -> Retry {
+    Retry {
+        attempts: args.retry,
+        backoff: args.retry_delay,
+        on: Some(args.retry_on.clone()).filter(|names| !names.is_empty()),
+        ..Retry::default()
+    }
+}
+
+/// The call of `run` and `exec`.
+fn common(call: Call, args: &Terms) -> Result<Call> {
+    surroundings(call.limits(limits(args)).retry(retry(args)).back_pressure(), args)
+}
+
+/// Where it runs, and what it finds there.
+pub(crate) fn surroundings(mut call: Call, args: &Terms) -> Result<Call> {
     if let Some(folder) = &args.workdir {
         call = call.workdir(std::path::absolute(folder)?);
     }

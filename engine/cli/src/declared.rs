@@ -83,8 +83,8 @@ pub(crate) async fn describe(args: &Describe, around: &Surroundings) -> Result<u
     if document.get("entry").is_some() && document["runtime"] != Runtime::Shell.name() {
         let engine = engine(around).catalog(tools).build()?;
         let mut signals = Signals::listen()?;
-        let mut run = engine.start(Call::description(&args.tool).timeout(Duration::from_secs(30)));
-        let (end, _) = signals.until_ended(&mut run).await;
+        let run = engine.start(Call::description(&args.tool).timeout(Duration::from_secs(30)));
+        let (end, _) = signals.until_ended(&run.canceler(), run).await;
         // Whatever its end was, nothing of it is left when we go.
         engine.shutdown(Duration::from_secs(5)).await;
         let own = match end {

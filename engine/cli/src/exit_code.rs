@@ -26,6 +26,16 @@ Exit codes:
 
 With exec these can collide with the command's own codes: --json and --report FILE tell them apart.";
 
+/// The exit codes of `group`.
+pub(crate) const GROUP: &str = "\
+Exit codes:
+  all calls succeeded (with --first-success: one)  0
+  a call did not                                   1
+  nothing was started, as something was wrong      2
+  canceled by Ctrl-C / SIGTERM                     130/143
+  our own output was closed                        141
+  our own output failed otherwise                  74";
+
 /// Which column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {

@@ -1,11 +1,13 @@
 //! The command line of run-tool: arguments in, exit code out.
 
 mod args;
+mod board;
 mod call;
 mod declared;
 mod doctor;
 mod exit_code;
 mod find_runtime;
+mod group;
 mod new;
 #[cfg(feature = "otel")]
 mod otel;
@@ -18,6 +20,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, IsTerminal, Write},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -30,7 +33,7 @@ use crate::{
     args::{Cli, Command, Common, Manage},
     call::{Prints, Surroundings},
     exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
-    show::{Live, Unsaid, say},
+    show::{Live, Own, Unsaid, say},
     signals::Signals,
     telemetry::Telemetry,
 };
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             let prepare = |around: &Surroundings| call::exec(args, around);
             (in_runtime(args.common.quiet, otel, execute(prepare, &args.common, Column::Exec)), Column::Exec)
         }
+        Command::Group(args) => (in_runtime(args.quiet, otel, group::group(args)), Column::Run),
         Command::Manage(command) => (manage(command, otel), Column::Run),
     };
     match done {
@@ -138,13 +142,7 @@ async fn execute(
     common: &Common,
     column: Column,
 ) -> Result<u8> {
-    // Opened before anything is started: a report that cannot be written should be known beforehand.
-    let report_file = match &common.report {
-        Some(path) => {
-            Some(File::create(path).with_context(|| format!("--report: cannot write {}", path.display()))?)
-        }
-        None => None,
-    };
+    let report_file = open_report(common.report.as_deref())?;
     let around = Surroundings::look()?;
     // This may wait for input. Until it is there a signal ends us as it ends any program.
     let (engine, call, prints) = prepare(&around)?;
@@ -159,28 +157,48 @@ async fn execute(
     let (end, shown) = follow(&engine, call, live, common, &mut signals).await;
     let code = exit_code(&end, column);
     let words = Words { json: common.json, events: common.events, quiet: common.quiet, column, report_file };
-    // Our output may be a pipe that nobody reads; a signal ends that wait, too.
     let aloud = matches!(shown, Shown::All);
-    let telling = on_a_thread("tell", move || tell(&end, aloud, words));
-    let told = match telling {
-        Ok(telling) => tokio::select! {
-            told = telling => told.unwrap_or(Ok(())),
-            number = signals.next() => return Ok(by_signal(number)),
-        },
-        Err(error) => Err(error),
+    let told = until_told(&mut signals, async {
+        on_a_thread("tell", move || tell(&end, aloud, words))?.await.unwrap_or(Ok(()))
+    });
+    let told = match told.await {
+        Ok(told) => told,
+        Err(number) => return Ok(by_signal(number)),
     };
-    let failure = match shown {
-        Shown::All => told.err(),
-        Shown::Failed(error) => Some(error),
-        Shown::Cut(number) => return Ok(by_signal(number)),
-    };
+    Ok(match shown {
+        Shown::All => spoken(told.err(), code),
+        Shown::Failed(error) => spoken(Some(error), code),
+        Shown::Cut(number) => by_signal(number),
+    })
+}
+
+/// Opened before anything is started: a report that cannot be written should be known beforehand.
+fn open_report(path: Option<&Path>) -> Result<Option<File>> {
+    path.map(|path| File::create(path).with_context(|| format!("--report: cannot write {}", path.display())))
+        .transpose()
+}
+
+/// Waits until what there is to say has been said. Our output may be a pipe that nobody reads: a signal ends that wait, too,
+/// and then its number is the error.
+async fn until_told(
+    signals: &mut Signals,
+    telling: impl Future<Output = io::Result<()>>,
+) -> Result<io::Result<()>, i32> {
+    tokio::select! {
+        told = telling => Ok(told),
+        number = signals.next() => Err(number),
+    }
+}
+
+/// The exit code, where there was something to say and it could not be said.
+fn spoken(failure: Option<io::Error>, code: u8) -> u8 {
     match failure {
-        None => Ok(code),
-        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(OUTPUT_CLOSED),
+        None => code,
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => OUTPUT_CLOSED,
         Some(error) => {
             // What went wrong may be our standard error.
             let _ = writeln!(io::stderr(), "run-tool: cannot write what there is to say: {error}");
-            Ok(CANNOT_WRITE)
+            CANNOT_WRITE
         }
     }
 }
@@ -204,13 +222,15 @@ async fn follow(
 ) -> (Result<Report, ExecutionError>, Shown) {
     /// How long whoever reads our output may take for what is left of it when we were asked to end.
     const LAST_WORDS: Duration = Duration::from_secs(1);
-    let mut run: Execution = engine.start(call);
+    let run: Execution = engine.start(call);
     let (events, canceler) = (run.events(), run.canceler());
     let progress =
         !common.quiet && live != Live::Events && live != Live::Nothing && io::stderr().is_terminal();
     let runtime = tokio::runtime::Handle::current();
-    let showing = on_a_thread("show", move || show::show(events, live, progress, &canceler, &runtime));
-    let (end, asked) = signals.until_ended(&mut run).await;
+    let (stop, quiet) = (canceler.clone(), common.quiet);
+    let showing =
+        on_a_thread("show", move || show::show(events, live, Own { progress, quiet }, &stop, &runtime));
+    let (end, asked) = signals.until_ended(&canceler, run).await;
     // The tool has ended, but whoever reads our output may take their time; a signal ends that.
     let patience = async {
         match asked {
@@ -237,7 +257,7 @@ async fn follow(
 }
 
 /// Does what may block, and may never end, on a thread of its own. It ends with the program.
-fn on_a_thread<T: Send + 'static>(
+pub(crate) fn on_a_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<tokio::sync::oneshot::Receiver<T>> {

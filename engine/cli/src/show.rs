@@ -62,6 +62,15 @@ pub(crate) enum Live {
     ErrorsAside,
 }
 
+/// What is shown beside what the tool says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    /// A line that says what it is doing.
+    pub(crate) progress: bool,
+    /// Nothing at all.
+    pub(crate) quiet: bool,
+}
+
 /// Shows events until the last. Blocks: belongs on a thread of its own, so that a slow terminal or a pipe that nobody
 /// reads holds up neither signals nor clocks.
 ///
@@ -70,11 +79,11 @@ pub(crate) enum Live {
 pub(crate) fn show(
     mut events: Events,
     live: Live,
-    progress: bool,
+    own: Own,
     canceler: &Canceler,
     runtime: &Handle,
 ) -> io::Result<()> {
-    let mut line = ProgressLine::new(progress);
+    let mut line = ProgressLine::new(own.progress);
     let mut written = Ok(());
     loop {
         let next = runtime.block_on(async { timeout(Duration::from_millis(100), events.next()).await });
@@ -87,7 +96,7 @@ pub(crate) fn show(
             Ok(Some(event)) => event,
         };
         if written.is_ok()
-            && let Err(error) = one(&event, live, &mut line)
+            && let Err(error) = one(&event, live, own.quiet, &mut line)
         {
             // From here on the log is only emptied, so that nothing waits for us.
             canceler.cancel(Cancellation {
@@ -103,7 +112,7 @@ pub(crate) fn show(
 
 const SIGPIPE: i32 = 13;
 
-fn one(event: &Event, live: Live, line: &mut ProgressLine) -> io::Result<()> {
+fn one(event: &Event, live: Live, quiet: bool, line: &mut ProgressLine) -> io::Result<()> {
     if live == Live::Events {
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, event)?;
@@ -123,6 +132,10 @@ fn one(event: &Event, live: Live, line: &mut ProgressLine) -> io::Result<()> {
         EventKind::Log(log) if live != Live::Nothing => {
             let text = format!("{}: {}\n", log.level, log.message);
             line.write(&mut io::stderr().lock(), text.as_bytes())
+        }
+        EventKind::Retrying { attempt, after, error } if live != Live::Nothing && !quiet => {
+            let text = format!("run-tool: {error}; attempt {attempt} begins in {}\n", show_time(*after));
+            line.write(&mut io::stderr().lock(), plain(&text).as_bytes())
         }
         _ => Ok(()),
     }

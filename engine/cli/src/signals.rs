@@ -1,7 +1,9 @@
 //! The signals that ask us to end, and what becomes of an execution then.
 
+use std::pin::pin;
+
 use anyhow::{Context, Result};
-use run_tool::{CancelSource, Execution, ExecutionError, Report};
+use run_tool::{CancelSource, Canceler};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that ask a program to end.
@@ -31,17 +33,18 @@ impl Signals {
         })
     }
 
-    /// Waits for the end of an execution and hands on to it what comes until then, which cancels it. With the number of
-    /// the last one that came.
-    pub(crate) async fn until_ended(
+    /// Waits for the end of an execution or a group, and hands on to it what comes until then, which cancels it. With the
+    /// number of the last one that came.
+    pub(crate) async fn until_ended<T>(
         &mut self,
-        run: &mut Execution,
-    ) -> (Result<Report, ExecutionError>, Option<i32>) {
-        let canceler = run.canceler();
+        canceler: &Canceler,
+        run: impl Future<Output = T>,
+    ) -> (T, Option<i32>) {
+        let mut run = pin!(run);
         let mut asked = None;
         loop {
             tokio::select! {
-                end = &mut *run => return (end, asked),
+                end = &mut run => return (end, asked),
                 number = self.next() => {
                     asked = Some(number);
                     canceler.cancel(CancelSource::Signal(number));

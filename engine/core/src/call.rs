@@ -10,6 +10,8 @@ use tool_sandbox::{Level, Policy, ResourceLimits};
 use crate::{
     error::{ErrorKind, invalid},
     limits::{AfterExit, Limits, Overflow},
+    masking::Masking,
+    retry::Retry,
     secrets::{self, Secret},
 };
 
@@ -31,6 +33,7 @@ pub struct Call {
     pub(crate) back_pressure: bool,
     pub(crate) id: Option<String>,
     pub(crate) owner: Option<String>,
+    pub(crate) retry: Retry,
 }
 
 /// What a call is about.
@@ -73,6 +76,7 @@ impl Call {
             back_pressure: false,
             id: None,
             owner: None,
+            retry: Retry::default(),
         }
     }
 
@@ -219,6 +223,45 @@ impl Call {
     pub fn back_pressure(mut self) -> Self {
         self.back_pressure = true;
         self
+    }
+
+    /// Tries again when it fails. Default: once is all, or what its tool says, of which a call may ask for less. What is wrong
+    /// with it is told by the execution's outcome.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The same call for another attempt. Of an open file as standard input there is no other: it gets nothing to read.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            target: self.target.clone(),
+            input: self.input.clone(),
+            stdin: match &self.stdin {
+                Stdin::Bytes(bytes) => Stdin::Bytes(bytes.clone()),
+                Stdin::Null | Stdin::Fd(_) => Stdin::Null,
+            },
+            env: self.env.clone(),
+            secrets: self.secrets.clone(),
+            workdir: self.workdir.clone(),
+            limits: self.limits.clone(),
+            least_level: self.least_level,
+            policy: self.policy.clone(),
+            resources: self.resources.clone(),
+            tokens: self.tokens.clone(),
+            back_pressure: self.back_pressure,
+            id: self.id.clone(),
+            owner: self.owner.clone(),
+            retry: self.retry.clone(),
+        }
+    }
+
+    /// How it is called in reports, and what masks its secrets.
+    pub(crate) fn shown(&self) -> (String, Masking) {
+        let masking = Masking::of(&self.secrets);
+        let mut label = self.label();
+        masking.label(&self.secrets, &mut label);
+        (label, masking)
     }
 
     /// For the report: the tool's name, or the command's words. Secrets that cannot be masked are not in it.

@@ -121,6 +121,11 @@ impl Cancels {
         &self.stage
     }
 
+    /// Hears of this token, too.
+    pub(crate) fn listen_to(&mut self, token: CancellationToken) {
+        self.tokens.push(token);
+    }
+
     /// The request that stands, if there is one.
     pub(crate) fn standing(&self) -> Option<Cancellation> {
         if let Some(first) = &self.handle.borrow().first {

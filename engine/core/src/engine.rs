@@ -153,6 +153,16 @@ impl Engine {
         core.starter.janitor.close();
     }
 
+    /// How many executions run at a time at most.
+    pub fn max_running(&self) -> usize {
+        self.core.queue.max_running()
+    }
+
+    /// The engine's own wish to end everything.
+    pub(crate) fn closing(&self) -> Closing {
+        self.core.closing.clone()
+    }
+
     /// How many executions there are that have not ended, those that wait for their turn included.
     pub fn active(&self) -> usize {
         self.core.active()

@@ -315,6 +315,10 @@ pub enum CancelSource {
     Dropped,
     /// [`Engine::shutdown`](crate::Engine::shutdown), or the last [`Engine`](crate::Engine) was dropped.
     Shutdown,
+    /// The call of its [`Group`](crate::Group) at this place, from 0 on, which failed or succeeded.
+    Sibling(usize),
+    /// The time for all calls of its group was over: [`Group::deadline`](crate::Group::deadline).
+    Deadline,
     /// The calling program received this signal.
     Signal(i32),
 }
@@ -326,6 +330,8 @@ impl std::fmt::Display for CancelSource {
             CancelSource::Token => f.write_str("by the caller's token"),
             CancelSource::Dropped => f.write_str("because nobody waits for it any more"),
             CancelSource::Shutdown => f.write_str("because the engine shuts down"),
+            CancelSource::Sibling(index) => write!(f, "because of call {index} of its group"),
+            CancelSource::Deadline => f.write_str("because the time for its group is over"),
             CancelSource::Signal(number) => write!(f, "by {}", signal_name(*number)),
         }
     }

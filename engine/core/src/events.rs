@@ -48,6 +48,17 @@ pub enum EventKind {
         /// How many.
         missed: u64,
     },
+    /// An attempt has failed, and there will be another.
+    Retrying {
+        /// Which one, from 2 on.
+        attempt: u32,
+        /// After how long a wait, from now on.
+        #[serde(rename = "after_ms", with = "millis")]
+        #[schemars(with = "f64")]
+        after: Duration,
+        /// Why the one before it failed.
+        error: ErrorKind,
+    },
     /// The execution has ended; the last event.
     Ended {
         /// `None` when it succeeded.
@@ -131,7 +142,10 @@ impl EventKind {
                 text(&progress.message) + progress.data.as_ref().map_or(0, weight)
             }
             EventKind::Log(log) => log.message.len() + log.data.as_ref().map_or(0, weight),
-            EventKind::Started { .. } | EventKind::Gap { .. } | EventKind::Ended { .. } => 0,
+            EventKind::Started { .. }
+            | EventKind::Gap { .. }
+            | EventKind::Retrying { .. }
+            | EventKind::Ended { .. } => 0,
         };
         (payload + size_of::<Event>()) as u64
     }

@@ -108,7 +108,7 @@ impl Execution {
 
     /// Something that can [`cancel`](Self::cancel) the execution while this value is being awaited.
     pub fn canceler(&self) -> Canceler {
-        Canceler(Arc::clone(&self.cancel))
+        Canceler::new(Arc::clone(&self.cancel))
     }
 
     /// Lets the execution go on without anybody waiting for it. It still ends by its own limits, and with the engine.
@@ -117,11 +117,21 @@ impl Execution {
     }
 }
 
-/// Cancels one execution; see [`Execution::canceler`]. Dropping it cancels nothing.
+/// Cancels one execution, or all of a group; see [`Execution::canceler`] and [`Group::canceler`](crate::Group::canceler).
+/// Dropping it cancels nothing.
 #[derive(Debug, Clone)]
 pub struct Canceler(Arc<CancelHandle>);
 
 impl Canceler {
+    pub(crate) fn new(handle: Arc<CancelHandle>) -> Self {
+        Self(handle)
+    }
+
+    /// Asks, but never insists.
+    pub(crate) fn ask(&self, cancellation: Cancellation) {
+        self.0.ask(cancellation);
+    }
+
     /// As [`Execution::cancel`].
     pub fn cancel(&self, why: impl Into<Cancellation>) {
         self.0.cancel(why.into());

@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     call::{self, Call},
@@ -11,12 +11,14 @@ use crate::{
     engine::Core,
     error::{CancelSource, ErrorKind, ExecutionError},
     event_log::EventLog,
+    events::EventKind,
     execution::ExecutionId,
     lane::{Lane, Place},
     masking::Masking,
     metering,
     queue::{Claim, Permit},
     report::Report,
+    retry::Schedule,
     running::Running,
     start::Started,
     state::State,
@@ -26,45 +28,31 @@ use crate::{
 /// it is killed on the spot.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the execution to its end. Nothing of it is left when this returns. `label` is masked; `masking` is of the call's
-/// own secrets.
+/// Runs the execution to its end: one attempt, or as many as it is to be tried. Nothing of it is left when this returns.
+/// `label` is masked; `masking` is of the call's own secrets.
 pub(crate) async fn live(
     core: &Core,
     id: ExecutionId,
     call: Call,
     label: String,
-    mut masking: Masking,
+    masking: Masking,
     log: &Arc<EventLog>,
     cancels: &Cancels,
 ) -> Result<Report, ExecutionError> {
     let mut report = Report::new(id, label);
-    tracing::debug!("queued");
-    let queued = metering::OneMore::queued();
-    let admitted = admit(core, &call, cancels).await;
-    drop(queued);
-    report.timings.queued = log.began().elapsed();
-    let ended = match admitted {
-        Err(kind) => Err(kind),
-        // The permit is held until everything is cleaned up.
-        Ok(_permit) => {
-            let _running = metering::OneMore::running();
-            tracing::debug!("starting");
-            let started = start(core, id, call, &report.tool, &masking, cancels)
-                .await
-                .and_then(|started| started.watch(log, &core.chores));
-            report.timings.starting = log.began().elapsed() - report.timings.queued;
-            match started {
-                Err(kind) => Err(kind),
-                Ok(watched) => {
-                    masking = watched.masking.clone();
-                    masking.text(&mut report.tool);
-                    cancels.stage().reach(State::Running);
-                    Running::new(core, watched, log, cancels).run(&mut report).await
-                }
-            }
+    let ended = match Schedule::of(&call, core.starter.catalog.as_deref(), log.began()) {
+        Err(kind) => Err(masking.error(kind)),
+        Ok(schedule) => {
+            let mut life = Life { core, id, schedule, log, cancels, report, masking };
+            let ended = if life.schedule.is_once() {
+                life.attempt(call, log.began()).await
+            } else {
+                life.attempts(&call).await
+            };
+            report = life.report;
+            ended
         }
     };
-    let ended = ended.map_err(|kind| masking.error(kind));
     report.timings.total = log.began().elapsed();
     tracing::debug!(%id, tool = report.tool, outcome = ended.as_ref().err().map_or("ok", ErrorKind::name), "ended");
     match ended {
@@ -73,8 +61,93 @@ pub(crate) async fn live(
     }
 }
 
+/// An execution that goes through one attempt after the other.
+struct Life<'a> {
+    core: &'a Core,
+    id: ExecutionId,
+    schedule: Schedule,
+    log: &'a Arc<EventLog>,
+    cancels: &'a Cancels,
+    /// Of the last attempt.
+    report: Report,
+    /// As much as is known of the secrets.
+    masking: Masking,
+}
+
+impl Life<'_> {
+    /// Tries until it succeeds, is not to be tried again, or is cancelled. Errors are masked.
+    async fn attempts(&mut self, call: &Call) -> Result<(), ErrorKind> {
+        let mut began = self.log.began();
+        let mut made = 0;
+        loop {
+            made += 1;
+            let fresh = Report::new(self.id, self.report.tool.clone());
+            let earlier = std::mem::replace(&mut self.report, fresh);
+            let ended = self.attempt(call.again(), began).await;
+            self.report.timings.total = began.elapsed();
+            self.report.follow(earlier);
+            let again =
+                ended.as_ref().err().and_then(|kind| Some((kind.clone(), self.schedule.wait(made, kind)?)));
+            if again.is_some() || !self.report.attempts.is_empty() {
+                self.report.note_attempt(began - self.log.began(), ended.as_ref().err());
+            }
+            let Some((error, after)) = again else { return ended };
+            tracing::debug!(id = %self.id, made, ?after, outcome = error.name(), "will be tried again");
+            self.log.append(EventKind::Retrying { attempt: made + 1, after, error });
+            tokio::select! { biased;
+                cancellation = self.cancels.requested() => {
+                    return Err(self.masking.error(cancellation.into()));
+                }
+                () = sleep(after) => {}
+            }
+            began = Instant::now();
+            self.cancels.stage().again();
+        }
+    }
+
+    /// One attempt, from its turn in the queue to nothing left of it. Errors are masked.
+    async fn attempt(&mut self, call: Call, began: Instant) -> Result<(), ErrorKind> {
+        let Self { core, id, schedule, log, cancels, report, masking } = self;
+        tracing::debug!("queued");
+        let queued = metering::OneMore::queued();
+        let admitted = admit(core, &call, schedule, cancels).await;
+        drop(queued);
+        report.timings.queued = began.elapsed();
+        let ended = match admitted {
+            Err(kind) => Err(kind),
+            // The permit is held until everything is cleaned up.
+            Ok(_permit) => {
+                let _running = metering::OneMore::running();
+                tracing::debug!("starting");
+                let started = start(core, *id, call, &report.tool, masking, cancels)
+                    .await
+                    .and_then(|started| started.watch(log, &core.chores));
+                report.timings.starting = began.elapsed() - report.timings.queued;
+                match started {
+                    Err(kind) => Err(kind),
+                    Ok(mut watched) => {
+                        *masking = watched.masking.clone();
+                        masking.text(&mut report.tool);
+                        if let Some(left) = schedule.left() {
+                            watched.limits.timeout = watched.limits.timeout.min(left);
+                        }
+                        cancels.stage().reach(State::Running);
+                        Running::new(core, watched, log, cancels).run(report).await
+                    }
+                }
+            }
+        };
+        ended.map_err(|kind| masking.error(kind))
+    }
+}
+
 /// Waits for its turn. Whose end was asked for before it came is never started.
-async fn admit<'a>(core: &'a Core, call: &Call, cancels: &Cancels) -> Result<Permit<'a>, ErrorKind> {
+async fn admit<'a>(
+    core: &'a Core,
+    call: &Call,
+    schedule: &Schedule,
+    cancels: &Cancels,
+) -> Result<Permit<'a>, ErrorKind> {
     if let Some(cancellation) = cancels.standing() {
         return Err(cancellation.into());
     }
@@ -83,6 +156,7 @@ async fn admit<'a>(core: &'a Core, call: &Call, cancels: &Cancels) -> Result<Per
     let memory = if core.queue.weighs() { core.starter.memory(call) } else { 0 };
     let claim = Claim { owner: owner.map(Arc::from), memory };
     let patience = call.limits.clone().over(&core.starter.limits).queue_timeout();
+    let patience = schedule.left().map_or(patience, |left| patience.min(left));
     let permit = tokio::select! { biased;
         cancellation = cancels.requested() => return Err(cancellation.into()),
         admitted = core.queue.admit(claim, patience) => admitted?,

@@ -10,6 +10,7 @@ use crate::{
     call::Call,
     error::{ErrorKind, ToolError},
     limits::Limits,
+    retry::Retry,
     secrets::Secret,
 };
 
@@ -33,6 +34,12 @@ pub trait Catalog: Send + Sync + Debug {
     /// resolved. Must not block. By default it is not known.
     fn memory(&self, _call: &Call) -> Option<u64> {
         None
+    }
+
+    /// How a call of this tool is tried again when it fails. It is no part of the plan, because a call that finds no room is
+    /// never resolved. Asked on the runtime's own threads before the first attempt, so it must not block. Default: not again.
+    fn retry(&self, _call: &Call) -> Retry {
+        Retry::default()
     }
 }
 

@@ -28,6 +28,10 @@ impl Queue {
         Self { gate: Gate::new(bounds.clone()), bounds }
     }
 
+    pub(crate) fn max_running(&self) -> usize {
+        self.bounds.running
+    }
+
     /// Whether memory is looked at.
     pub(crate) fn weighs(&self) -> bool {
         self.bounds.memory.is_some()

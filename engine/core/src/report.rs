@@ -48,13 +48,13 @@ pub struct Report {
     pub stdout: Captured,
     /// What it wrote to standard error.
     pub stderr: Captured,
-    /// How long each phase took.
+    /// How long each phase took. With several attempts: of the last one, and `total` is all of it.
     pub timings: Timings,
-    /// What it used.
+    /// What it used. With several attempts: the last one, as in `value`, `exit`, `stdout`, `stderr` and `enforced`.
     pub usage: Usage,
     /// What was enforced; `None` when nothing was started.
     pub enforced: Option<Enforced>,
-    /// What still ran when the tool had ended, and was killed.
+    /// What still ran when the tool had ended, and was killed. Of all attempts.
     pub residue: Vec<Residue>,
     /// Looking for what still ran took too long and was given up: there may be more than `residue` names.
     pub sweep_incomplete: bool,
@@ -71,6 +71,9 @@ pub struct Report {
     /// The tool had not ended by itself, nor on SIGTERM, and got SIGKILL.
     #[serde(skip)]
     pub(crate) killed: bool,
+    /// Every attempt and how it ended, where the first was not to be the last one ([`Call::retry`](crate::Call::retry));
+    /// empty otherwise.
+    pub attempts: Vec<Attempt>,
 }
 
 impl Report {
@@ -92,8 +95,51 @@ impl Report {
             discarded_messages: 0,
             hints: Vec::new(),
             killed: false,
+            attempts: Vec::new(),
         }
     }
+
+    /// Takes over what concerns the whole execution from the report of the attempt before.
+    pub(crate) fn follow(&mut self, mut earlier: Self) {
+        self.attempts = earlier.attempts;
+        earlier.residue.append(&mut self.residue);
+        self.residue = earlier.residue;
+        self.sweep_incomplete |= earlier.sweep_incomplete;
+        self.kill_pending |= earlier.kill_pending;
+        self.killed |= earlier.killed;
+    }
+
+    /// Notes the attempt that this is the report of. It `began` so long after the submission.
+    pub(crate) fn note_attempt(&mut self, began: Duration, error: Option<&ErrorKind>) {
+        self.attempts.push(Attempt {
+            outcome: error.map_or("ok", ErrorKind::name),
+            description: error.map(ToString::to_string),
+            exit: self.exit,
+            began,
+            timings: self.timings,
+            usage: self.usage,
+        });
+    }
+}
+
+/// One of several attempts.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// `ok`, or the name of the error's kind.
+    pub outcome: &'static str,
+    /// The error in a sentence; `None` when there was none.
+    pub description: Option<String>,
+    /// How its process ended, as in the report.
+    pub exit: Option<ExitStatus>,
+    /// When it began, since the call was submitted.
+    #[serde(rename = "began_ms", with = "millis")]
+    #[schemars(with = "f64")]
+    pub began: Duration,
+    /// How long each of its phases took.
+    pub timings: Timings,
+    /// What it used.
+    pub usage: Usage,
 }
 
 /// How long each phase of an execution took. What it never reached is zero.

@@ -1,5 +1,6 @@
-//! How far an execution has come. It only ever goes forward, and the task that runs the execution moves it; everybody else
-//! can but ask for the end, which is seen in the state at once.
+//! How far an execution has come. It only ever goes forward, but for an execution that is tried again: each attempt begins
+//! in the queue. The task that runs the execution moves it; everybody else can but ask for the end, which is seen in the
+//! state at once.
 
 use crate::sync::{AtomicU8, Ordering};
 
@@ -65,6 +66,11 @@ impl Stage {
         let forward = |bits: u8| (bits & !ASKED < state as u8).then_some(bits & ASKED | state as u8);
         // It has come further already, or now.
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, forward);
+    }
+
+    /// Back to the queue, for another attempt. Who has asked for the end has asked for that of all attempts.
+    pub(crate) fn again(&self) {
+        self.0.fetch_and(ASKED, Ordering::SeqCst);
     }
 
     /// Notes that somebody has asked for the end.

@@ -38,9 +38,7 @@ pub(crate) struct Task {
 
 impl Submission {
     pub(crate) fn new(core: &Core, call: Call) -> Self {
-        let masking = Masking::of(&call.secrets);
-        let mut label = call.label();
-        masking.label(&call.secrets, &mut label);
+        let (label, masking) = call.shown();
         let ring = call.limits.event_ring.or(core.starter.limits.event_ring);
         let ring = Limits { event_ring: ring, ..Limits::default() }.event_ring();
         let log = Arc::new(EventLog::new(ring, call.back_pressure, core.event_bytes.clone()));

@@ -19,7 +19,7 @@ mod gate;
 #[path = "../src/queue/line.rs"]
 mod line;
 #[path = "../src/state.rs"]
-#[expect(unreachable_pub, reason = "the library exports it")]
+#[expect(unreachable_pub, dead_code, reason = "the library exports it; here there is one attempt")]
 mod state;
 mod sync {
     pub(crate) use shuttle::sync::{

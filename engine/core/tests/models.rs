@@ -15,7 +15,7 @@ mod book;
 #[path = "../src/queue/line.rs"]
 mod line;
 #[path = "../src/state.rs"]
-#[expect(unreachable_pub, reason = "the library exports it")]
+#[expect(unreachable_pub, dead_code, reason = "the library exports it; here there is one attempt")]
 mod state;
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU8, Ordering};

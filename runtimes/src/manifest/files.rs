@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Manifest,
@@ -19,7 +22,7 @@ use crate::{runtime::Runtime, tool::Tool};
 
 pub(super) fn load(path: &Path) -> Result<Manifest, ManifestError> {
     let fail = |diagnostic| ManifestError::new(vec![diagnostic]);
-    let bytes = paths::read(path).map_err(|error| {
+    let bytes = paths::read(path, paths::LARGEST).map_err(|error| {
         let hint = Some("name a file that declares tools, such as tools.toml".into());
         fail(Diagnostic::of_file(path, format!("cannot be read: {error}"), hint))
     })?;
@@ -57,7 +60,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> 
     Ok(Manifest { path: path.into(), tools, runtimes })
 }
 
-fn text_of<'b>(shown: &Path, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
+pub(super) fn text_of<'b>(shown: &Path, bytes: &'b [u8]) -> Result<&'b str, Diagnostic> {
     std::str::from_utf8(bytes).map_err(|error| {
         let text = String::from_utf8_lossy(bytes);
         let hint = Some("save it as UTF-8".into());
@@ -73,6 +76,19 @@ fn what_to_do(message: &str) -> &'static str {
         _ if message.contains("recurs") => "nest it less deep",
         _ => "see https://toml.io",
     }
+}
+
+/// The text as a table, if it is TOML.
+pub(super) fn document<'t>(source: &Source<'_>, text: &'t str) -> Option<Spanned<DeTable<'t>>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let is_whole = errors.is_empty();
+    for error in errors {
+        let at = error.span().map_or(0, |span| span.start);
+        let message = error.message().lines().collect::<Vec<_>>().join(", ");
+        source.say(at, message.clone(), what_to_do(&message));
+    }
+    // What is left of a text that is no TOML would be misread.
+    is_whole.then_some(document)
 }
 
 /// What has been read so far.
@@ -112,16 +128,7 @@ impl Files<'_> {
         self.known.push(real.clone());
         let folder = real.parent().unwrap_or(Path::new("/")).to_owned();
         let source = Source { log: self.log, number, shown, text, folder: &folder, root: self.root };
-        let (document, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            // What is left of a text that is no TOML would be misread.
-            for error in errors {
-                let at = error.span().map_or(0, |span| span.start);
-                let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                source.say(at, message.clone(), what_to_do(&message));
-            }
-            return;
-        }
+        let Some(document) = document(&source, text) else { return };
         self.open.push(real);
         self.document(Table::new(source, "", 0, document.get_ref()));
         self.open.pop();
@@ -176,7 +183,7 @@ impl Files<'_> {
             let message = format!("{} is the last of more than {DEEPEST} files in a row", path.display());
             return say(message, "include it in one of the first");
         }
-        let bytes = match paths::read(&real) {
+        let bytes = match paths::read(&real, paths::LARGEST) {
             Ok(bytes) => bytes,
             Err(error) => {
                 return say(format!("{} cannot be read: {error}", path.display()), "check the file");

@@ -8,8 +8,8 @@ use std::{
 
 use super::reader::Complaint;
 
-/// The largest file that is read: a manifest, or a schema.
-const LARGEST: u64 = 4 << 20;
+/// The largest manifest, and the largest schema, that is read.
+pub(super) const LARGEST: u64 = 4 << 20;
 
 /// A path relative to a folder, made absolute. It need not exist, so symbolic links and `..` stay.
 pub(super) fn absolute(folder: &Path, path: &Path) -> PathBuf {
@@ -48,14 +48,14 @@ pub(super) fn file_inside(root: &Path, folder: &Path, path: &Path) -> Result<Pat
 }
 
 /// The bytes of a file, if they are not too many.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20)));
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {} MiB", most >> 20)));
     }
     Ok(bytes)
 }

@@ -2,10 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tool_engine::{AfterExit, Level, Limits, Network, Overflow, Policy, ResourceLimits, Tmpfs, environment};
+use tool_engine::{
+    AfterExit, ErrorKind, Level, Limits, Network, Overflow, Policy, ResourceLimits, Retry, Tmpfs, environment,
+};
 
 use super::{
-    hints::{Retry, Warm},
+    hints::Warm,
     paths,
     quantity::{
         after_exit, count, level, network, overflow, share, size, time, time_or_zero, tmpfs, user, warm,
@@ -52,23 +54,33 @@ pub(super) struct Settings {
     backoff: Maybe<Duration>,
     max_backoff: Maybe<Duration>,
     jitter: Maybe<bool>,
+    retry_on: Names,
+    retry_deadline: Maybe<Duration>,
     retry: Option<usize>,
     warm: Maybe<Warm>,
     workdir: Maybe<PathBuf>,
 }
 
 impl Settings {
+    /// Those of a tool.
     pub(super) fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            max_timeout: table.read("max_timeout", time),
+            env_pass: names(table, "env_pass"),
+            warm: table.read("warm", warm),
+            ..Self::of_a_call(table)
+        }
+    }
+
+    /// Those that a call can have, too.
+    pub(super) fn of_a_call(table: &mut Table<'_>) -> Self {
         let mut settings = Self {
             timeout: table.read("timeout", time),
-            max_timeout: table.read("max_timeout", time),
             idle: table.read("idle", time),
             kill_grace: table.read("kill_grace", time_or_zero),
             after_exit: table.read("after_exit", after_exit),
             drain: table.read("drain", time_or_zero),
             overflow: table.read("overflow", overflow),
-            env_pass: names(table, "env_pass"),
-            warm: table.read("warm", warm),
             ..Self::default()
         };
         let folder = table.source.folder;
@@ -135,6 +147,8 @@ impl Settings {
         self.backoff = retry.read("backoff", time);
         self.max_backoff = retry.read("max_backoff", time);
         self.jitter = retry.read("jitter", boolean);
+        self.retry_on = endings(&mut retry);
+        self.retry_deadline = retry.read("deadline", time);
         // What was refused has been spoken of, so it does not count as missing.
         self.retry = if retry.has("attempts") { None } else { Some(retry.at) };
         retry.finish();
@@ -183,6 +197,8 @@ impl Settings {
             backoff,
             max_backoff,
             jitter,
+            retry_on,
+            retry_deadline,
             retry,
             warm,
             workdir
@@ -287,16 +303,17 @@ impl Settings {
         value(&self.max_timeout)
     }
 
-    pub(super) fn retries(&self) -> Option<Retry> {
-        let attempts = value(&self.attempts)?;
-        let default = Retry::default();
-        let backoff = value(&self.backoff).unwrap_or(default.backoff);
-        Some(Retry {
-            attempts,
-            backoff,
-            max_backoff: value(&self.max_backoff).unwrap_or(default.max_backoff.max(backoff)),
-            jitter: value(&self.jitter).unwrap_or(default.jitter),
-        })
+    pub(super) fn retries(&self) -> Retry {
+        let names =
+            |names: &Item<Vec<Item<String>>>| names.value.iter().map(|item| item.value.clone()).collect();
+        Retry {
+            attempts: value(&self.attempts),
+            backoff: value(&self.backoff),
+            max_backoff: value(&self.max_backoff),
+            jitter: value(&self.jitter),
+            on: self.retry_on.as_ref().map(names),
+            deadline: value(&self.retry_deadline),
+        }
     }
 
     pub(super) fn warmth(&self) -> Warm {
@@ -359,6 +376,18 @@ fn folder_list(table: &mut Table<'_>) -> Folders {
     Some(folders)
 }
 
+/// The names of endings after which a call is tried again.
+fn endings(table: &mut Table<'_>) -> Names {
+    let source = table.source;
+    let list = table.strings("on")?;
+    for item in &list.value {
+        if let Err(ErrorKind::Invalid { message, hint, .. }) = Retry::default().on([&*item.value]).check() {
+            source.say(item.at, format!("retry.on: {message}"), hint);
+        }
+    }
+    Some(list)
+}
+
 /// The names of variables in a list.
 pub(super) fn names(table: &mut Table<'_>, key: &'static str) -> Names {
     let source = table.source;
@@ -381,7 +410,7 @@ pub(super) fn names(table: &mut Table<'_>, key: &'static str) -> Names {
 fn variable(source: &Source<'_>, at: usize, name: &str, value: &str) -> bool {
     match environment::check(name, value) {
         Ok(()) => true,
-        Err(tool_engine::ErrorKind::Invalid { subject, message, hint }) => {
+        Err(ErrorKind::Invalid { subject, message, hint }) => {
             source.say(at, format!("{subject}: {message}"), hint);
             false
         }

@@ -150,7 +150,11 @@ fn what_it_is(table: &Table<'_>, parts: Parts) -> Made {
     }
 }
 
-fn command_words(source: &Source<'_>, name: &str, command: &Item<Vec<Item<String>>>) -> Vec<String> {
+pub(super) fn command_words(
+    source: &Source<'_>,
+    name: &str,
+    command: &Item<Vec<Item<String>>>,
+) -> Vec<String> {
     let mut words: Vec<String> = command.value.iter().map(|item| item.value.clone()).collect();
     match words.first_mut() {
         None => {
@@ -277,7 +281,7 @@ fn schema(table: &mut Table<'_>, key: &'static str) -> Option<Schema> {
 
 fn schema_file(source: &Source<'_>, at: usize, name: &str, written: &Path, real: &Path) -> Option<Schema> {
     let shown = written.display();
-    let bytes = match paths::read(real) {
+    let bytes = match paths::read(real, paths::LARGEST) {
         Ok(bytes) => bytes,
         Err(error) => {
             source.say(at, format!("{name}: {shown} cannot be read: {error}"), "check the file");

@@ -44,6 +44,7 @@ impl Fingerprint {
             back_pressure,
             id: _,
             owner,
+            retry,
         } = call;
         if !tokens.is_empty() {
             return Fingerprint::Unique(
@@ -74,7 +75,7 @@ impl Fingerprint {
         back_pressure.hash(&mut digest);
         owner.hash(&mut digest);
         // Plain values, which show all that they are; text in them is quoted.
-        let plain = write!(digest, "{limits:?} {least_level:?} {policy:?} {resources:?}");
+        let plain = write!(digest, "{limits:?} {least_level:?} {policy:?} {resources:?} {retry:?}");
         debug_assert!(plain.is_ok(), "a digest takes everything");
         Fingerprint::Of(digest.0.finalize().into())
     }
