@@ -1,8 +1,10 @@
-//! `soak [RUNS]`: the scenarios of the timeout and cancellation suites, thousands of times and many at once, and what the
+//! `soak followers [SECONDS]`: see there. `soak [RUNS]`: the scenarios of the timeout and cancellation suites, thousands of times and many at once, and what the
 //! process holds before and after. Every run is checked as it is in the suites; the exit code is 1 when descriptors,
 //! threads, tasks, children or temporary files have become more. See `scripts/soak`.
 
 #![expect(clippy::print_stdout, reason = "a command-line program")]
+
+mod followers;
 
 use std::{
     fs,
@@ -25,6 +27,16 @@ const LANES: u64 = 50;
 const WARM_UP: u64 = 300;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "followers") {
+        let seconds = std::env::args().nth(2).map_or(Ok(600), |seconds| seconds.parse());
+        let Ok(seconds) = seconds else {
+            println!("usage: soak followers [SECONDS]");
+            return ExitCode::from(64);
+        };
+        let rig = Rig::new();
+        let time = Duration::from_secs(seconds);
+        return Flavour::MultiThread.runtime().block_on(followers::followers(&rig, time));
+    }
     let runs = match std::env::args().nth(1).map(|argument| argument.parse()) {
         None => 10_000,
         Some(Ok(runs)) => runs,

@@ -28,6 +28,7 @@ pub struct Call {
     pub(crate) resources: ResourceLimits,
     pub(crate) tokens: Vec<CancellationToken>,
     pub(crate) back_pressure: bool,
+    pub(crate) standing: bool,
 }
 
 /// What a call is about.
@@ -68,6 +69,7 @@ impl Call {
             resources: ResourceLimits::default(),
             tokens: Vec::new(),
             back_pressure: false,
+            standing: false,
         }
     }
 
@@ -198,6 +200,13 @@ impl Call {
     /// ring and its pipe are full (its timeouts still apply).
     pub fn back_pressure(mut self) -> Self {
         self.back_pressure = true;
+        self
+    }
+
+    /// Does not wait for its turn and takes nobody's: it is not counted in `max_running`. For what runs all the time, a
+    /// log that is followed for example, and is bounded by whoever starts it.
+    pub fn standing(mut self) -> Self {
+        self.standing = true;
         self
     }
 

@@ -67,6 +67,8 @@ pub use error::{CancelSource, Clock, ErrorKind, ExecutionError, Limit, ProtocolF
 pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
+#[doc(hidden)]
+pub use lane::{Job, Lane, Unfinished};
 pub use limits::{AfterExit, Limits, Overflow};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};

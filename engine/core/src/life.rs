@@ -63,19 +63,22 @@ pub(crate) async fn live(
     }
 }
 
-/// Waits for its turn.
+/// Waits for its turn. `None` for a call that takes none.
 async fn admit(
     core: &Core,
     call: &Call,
     cancels: &Cancels,
-) -> Result<tokio::sync::OwnedSemaphorePermit, ErrorKind> {
+) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, ErrorKind> {
     if let Some(cancellation) = cancels.standing() {
         return Err(cancellation.into());
+    }
+    if call.standing {
+        return Ok(None);
     }
     let patience = call.limits.clone().over(&core.starter.limits).queue_timeout();
     tokio::select! { biased;
         cancellation = cancels.requested() => Err(cancellation.into()),
-        admitted = core.queue.admit(patience) => admitted,
+        admitted = core.queue.admit(patience) => admitted.map(Some),
     }
 }
 
