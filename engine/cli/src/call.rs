@@ -16,7 +16,7 @@ use run_tool::{
 use serde_json::Value;
 
 use crate::{
-    args::{Common, Exec, Run},
+    args::{Common, Exec, Given, Run, Sandbox as SandboxArgs, UseUp},
     declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
@@ -84,11 +84,11 @@ pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Pr
         Ok(Runtime::Shell | Runtime::Command) => Prints::Value,
         _ => Prints::Words,
     };
-    let engine = engine_for(&args.common, around).catalog(tools).build()?;
+    let engine = engine_for(&args.common.sandbox, around).catalog(tools).build()?;
     let mut call = common(Call::tool(name, input), &args.common)?;
     if is_declared {
         // Whose policy and limits a call can only make stricter.
-        call = call.policy(policy(&args.common, around)).resources(resources(&args.common));
+        call = call.policy(policy(&args.common.sandbox, around)).resources(resources(&args.common.use_up));
     }
     Ok((engine, call, prints))
 }
@@ -112,7 +112,7 @@ fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
         tool = tool.export(export);
     }
     // Nobody has declared what it may: who calls it does.
-    let tool = tool.policy(policy(&args.common, around)).resources(resources(&args.common));
+    let tool = tool.policy(policy(&args.common.sandbox, around)).resources(resources(&args.common.use_up));
     Ok((builder.tool(tool).build()?, name))
 }
 
@@ -129,9 +129,9 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, 
     };
     let call = Call::command(args.command.iter().cloned())
         .stdin(stdin)
-        .policy(policy(&args.common, around))
-        .resources(resources(&args.common));
-    Ok((engine_for(&args.common, around).build()?, common(call, &args.common)?, Prints::Words))
+        .policy(policy(&args.common.sandbox, around))
+        .resources(resources(&args.common.use_up));
+    Ok((engine_for(&args.common.sandbox, around).build()?, common(call, &args.common)?, Prints::Words))
 }
 
 pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
@@ -143,12 +143,12 @@ pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
 }
 
 /// With what a call asks of the launcher itself.
-fn engine_for(args: &Common, around: &Surroundings) -> run_tool::EngineBuilder {
+pub(crate) fn engine_for(args: &SandboxArgs, around: &Surroundings) -> run_tool::EngineBuilder {
     let mut sandbox = Sandbox::builder().temp_dir(&around.temp_dir);
-    if let Some(folder) = &args.sandbox.cgroup {
+    if let Some(folder) = &args.cgroup {
         sandbox = sandbox.cgroup(around.current.join(folder));
     }
-    if let Some(user) = args.sandbox.user {
+    if let Some(user) = args.user {
         // What there is is tried out as that user: the default one may not exist in a container.
         sandbox = sandbox.user(user);
     }
@@ -156,8 +156,7 @@ fn engine_for(args: &Common, around: &Surroundings) -> run_tool::EngineBuilder {
 }
 
 /// What the arguments allow and forbid. Their paths are relative to the current folder.
-fn policy(args: &Common, around: &Surroundings) -> Policy {
-    let args = &args.sandbox;
+pub(crate) fn policy(args: &SandboxArgs, around: &Surroundings) -> Policy {
     let absolute = |path: &PathBuf| around.current.join(path);
     let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
     Policy {
@@ -172,8 +171,7 @@ fn policy(args: &Common, around: &Surroundings) -> Policy {
     }
 }
 
-fn resources(args: &Common) -> ResourceLimits {
-    let args = &args.use_up;
+pub(crate) fn resources(args: &UseUp) -> ResourceLimits {
     ResourceLimits {
         memory: args.memory,
         pids: args.pids,
@@ -186,8 +184,8 @@ fn resources(args: &Common) -> ResourceLimits {
     }
 }
 
-fn common(mut call: Call, args: &Common) -> Result<Call> {
-    call = call
+fn common(call: Call, args: &Common) -> Result<Call> {
+    let call = call
         .limits(Limits {
             timeout: args.timeout,
             idle_timeout: args.idle_timeout,
@@ -199,19 +197,44 @@ fn common(mut call: Call, args: &Common) -> Result<Call> {
             ..Limits::default()
         })
         .back_pressure();
-    if let Some(folder) = &args.workdir {
-        call = call.workdir(std::path::absolute(folder)?);
+    Ok(Around::look(&args.given)?.apply(call))
+}
+
+/// What the arguments say that a call finds around it.
+// No `Debug`: it has secrets.
+#[derive(Clone)]
+pub(crate) struct Around {
+    workdir: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    secrets: Vec<(String, String)>,
+}
+
+impl Around {
+    /// Reads what is in our own environment and in files.
+    pub(crate) fn look(args: &Given) -> Result<Self> {
+        let workdir = args.workdir.as_deref().map(std::path::absolute).transpose()?;
+        let mut env = Vec::new();
+        for name in &args.pass_env {
+            let value = own_variable(name).with_context(|| format!("--pass-env {name}"))?;
+            env.push((name.clone(), value));
+        }
+        env.extend(args.env.iter().cloned());
+        let secrets = args.secret.iter().map(|from| Ok((from.name.clone(), secret(from)?)));
+        Ok(Self { workdir, env, secrets: secrets.collect::<Result<_>>()? })
     }
-    for name in &args.pass_env {
-        call = call.env(name, own_variable(name).with_context(|| format!("--pass-env {name}"))?);
+
+    pub(crate) fn apply(&self, mut call: Call) -> Call {
+        if let Some(folder) = &self.workdir {
+            call = call.workdir(folder);
+        }
+        for (name, value) in &self.env {
+            call = call.env(name, value);
+        }
+        for (name, value) in &self.secrets {
+            call = call.secret(name, value);
+        }
+        call
     }
-    for (name, value) in &args.env {
-        call = call.env(name, value);
-    }
-    for from in &args.secret {
-        call = call.secret(&from.name, secret(from)?);
-    }
-    Ok(call)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]

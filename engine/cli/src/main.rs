@@ -6,6 +6,7 @@ mod declared;
 mod doctor;
 mod exit_code;
 mod find_runtime;
+mod follow;
 mod new;
 mod show;
 mod signals;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             let prepare = |around: &Surroundings| call::exec(args, around);
             (in_runtime(args.common.quiet, execute(prepare, &args.common, Column::Exec)), Column::Exec)
         }
+        Command::Follow(args) => (in_runtime(args.quiet, follow::follow(args)), Column::Exec),
         Command::Manage(command) => (manage(command), Column::Run),
     };
     match done {
@@ -77,14 +79,14 @@ fn fail(error: &anyhow::Error, column: Column) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// clap's own answer, but with `exec`'s exit code where the arguments are those of `exec`.
+/// clap's own answer, but with `exec`'s exit code where the arguments are those of `exec` or `follow`.
 fn refuse(usage: &clap::Error) -> ExitCode {
     if let Err(error) = usage.print()
         && !usage.use_stderr()
     {
         return fail(&Unsaid(error).into(), Column::Run);
     }
-    let is_exec = std::env::args_os().nth(1).is_some_and(|word| word == "exec");
+    let is_exec = std::env::args_os().nth(1).is_some_and(|word| word == "exec" || word == "follow");
     ExitCode::from(match usage.kind() {
         UsageError::DisplayHelp | UsageError::DisplayVersion => 0,
         _ if is_exec => Column::Exec.invalid(),
@@ -153,7 +155,7 @@ async fn execute(
         Column::Run => Live::Aside,
         Column::Exec => Live::Through,
     };
-    let (end, shown) = follow(&engine, call, live, common, &mut signals).await;
+    let (end, shown) = attend(&engine, call, live, common, &mut signals).await;
     let code = exit_code(&end, column);
     let words = Words { json: common.json, events: common.events, quiet: common.quiet, column, report_file };
     // Our output may be a pipe that nobody reads; a signal ends that wait, too.
@@ -192,7 +194,7 @@ enum Shown {
 }
 
 /// Starts it, shows it, hands signals on, and waits until nothing of it is left.
-async fn follow(
+async fn attend(
     engine: &Engine,
     call: Call,
     live: Live,

@@ -40,7 +40,10 @@ pub struct FileOutput {
 impl FileOutput {
     /// Lines are added to this file; it and its folder are made if they are not there. Others should not write to it.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), max_bytes: 64 << 20, max_age: None, keep: 5, compress: false, whole: false }
+        let path = path.into();
+        // It is the same one also when the current folder is another.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Self { path, max_bytes: 64 << 20, max_age: None, keep: 5, compress: false, whole: false }
     }
 
     /// The size at which the file is renamed (`log` to `log.1`, `log.1` to `log.2`, and so on) and begun anew; a line is
@@ -277,14 +280,16 @@ impl Open {
 /// Renames, removes, compresses.
 fn rotate(output: &FileOutput) -> io::Result<()> {
     // A compressed file beside the one that it was made from is not complete: the disk was full, or we were killed.
-    for number in 1..=output.keep + 1 {
+    for number in 1_u64.. {
         let named = |ending: &str| {
             let mut path = output.path.clone().into_os_string();
             path.push(format!(".{number}{ending}"));
             PathBuf::from(path)
         };
-        if named("").exists() && named(".gz").exists() {
-            fs::remove_file(named(".gz"))?;
+        match (named("").exists(), named(".gz").exists()) {
+            (true, true) => fs::remove_file(named(".gz"))?,
+            (false, false) => break,
+            _ => {}
         }
     }
     let compression = if output.compress { Compression::OnRotate(0) } else { Compression::None };

@@ -331,7 +331,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let reason = if std::thread::panicking() {
-            "the task that followed panicked, which is a bug of the engine"
+            "the task that followed panicked: in what shapes its calls, or by a bug of the engine"
         } else {
             "the runtime that the engine was built on went away"
         };

@@ -250,7 +250,8 @@ impl Source {
     }
 
     /// What the source needs to be shown, as far as it is there. It is part of the call already; for one that is given a
-    /// policy with [`call`](Self::call) this is to be laid under it. Blocks for a moment.
+    /// policy with [`call`](Self::call) this is to be laid under it. That it names files asks for a sandbox, as everywhere:
+    /// where there is none, [`Policy::level`] says that it is not needed. Blocks for a moment.
     pub fn needs(&self) -> Policy {
         let there = |paths: &[PathBuf]| paths.iter().filter(|path| path.exists()).cloned().collect();
         Policy { ro: there(&self.needs.ro), rw: there(&self.needs.rw), ..self.needs.clone() }
