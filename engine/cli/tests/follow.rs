@@ -155,8 +155,9 @@ fn one_signal_is_enough_when_nobody_reads_the_output() {
 
 #[test]
 fn a_source_that_ends_is_opened_again_and_that_is_said() {
-    let (_child, mut out) = Guard::start(&["--", "sh", "-c", "echo 2026-01-31T12:00:00Z $$", "{since}"]);
-    // Another one, with another number, in the same instant.
+    let (_child, mut out) =
+        Guard::start(&["--", "sh", "-c", "echo 2026-01-31T12:00:00Z $(date +%N)", "{since}"]);
+    // In the same instant, but not the same line.
     assert_ne!(line(&mut out), line(&mut out));
     let (child, mut out) = Guard::start(&["--", "sh", "-c", "echo oh no >&2; echo ready; exit 3", "{since}"]);
     line(&mut out);
@@ -174,8 +175,19 @@ fn lines_go_to_a_file_that_is_begun_anew() {
     let (log, out) = (folder.path().join("log"), folder.path().join("sub/out"));
     fs::write(&log, "one\ntwo\nthree\n").unwrap();
     let (log, path) = (log.to_str().unwrap(), out.to_str().unwrap());
-    let args =
-        ["tail", log, "--since", "start", "--file", path, "--file-max-size", "9", "--keep", "2", "--compress"];
+    let args = [
+        "tail",
+        log,
+        "--since",
+        "start",
+        "--file",
+        path,
+        "--file-max-size",
+        "9",
+        "--keep",
+        "2",
+        "--compress",
+    ];
     let (mut child, mut stdout) = Guard::start(&args);
     let deadline = Instant::now() + Duration::from_secs(60);
     while fs::read_to_string(&out).unwrap_or_default() != "three\n" {
