@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod endings;
+mod followers;
 mod groups;
 mod held;
 mod many;
@@ -46,6 +47,12 @@ const SCENARIOS: &[Scenario] = &[
         about: "so many groups of five calls, of which one hangs",
         runs: 1_000,
         run: groups::run,
+    },
+    Scenario {
+        name: "followers",
+        about: "so many seconds of 500 followers whose sources are opened anew every second",
+        runs: 600,
+        run: followers::run,
     },
 ];
 

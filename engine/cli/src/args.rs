@@ -39,6 +39,12 @@ pub(crate) enum Command {
     /// the same keys in [[calls]]. Paths in it are relative to it.
     #[command(after_help = exit_code::GROUP)]
     Group(Group),
+    /// Follow a log: each line once, though its source is opened anew every few minutes
+    ///
+    /// A command of your own says {since} where it is told the time to begin at, and begins each line with its time; so
+    /// do docker, podman and kubectl. The journal is continued at its cursor, a file at its last byte.
+    #[command(after_help = exit_code::TABLE)]
+    Follow(Follow),
     #[command(flatten)]
     Manage(Manage),
 }
@@ -215,6 +221,100 @@ pub(crate) struct Group {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Follow {
+    /// What to follow; without it, the command after `--`
+    pub(crate) source: Option<SourceName>,
+
+    /// The container, pod, unit or file
+    #[arg(requires = "source")]
+    pub(crate) name: Option<OsString>,
+
+    /// A command that says {since}; or more arguments for kubectl and journalctl
+    #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+
+    /// What it is called in JSON [default: its name]
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    /// Where to begin: now, start, a time such as 2026-01-31T12:00:00Z, or how long ago
+    #[arg(long, value_name = "WHEN", value_parser = values::since, default_value = "now")]
+    pub(crate) since: run_tool::follow::Since,
+
+    /// How a command of your own writes times: 2026-01-31T12:00:00.5Z, or seconds since 1970
+    #[arg(long, value_name = "FORMAT", value_parser = values::time_format(), default_value = "rfc3339")]
+    pub(crate) time_format: run_tool::follow::TimeFormat,
+
+    /// The program to start [default: docker, podman, kubectl, journalctl or tail]
+    #[arg(long, value_name = "PATH", requires = "source", value_hint = ValueHint::ExecutablePath)]
+    pub(crate) program: Option<PathBuf>,
+
+    /// How long a source runs before it is opened anew
+    #[arg(long, value_name = "TIME", value_parser = values::some_time, default_value = "5m")]
+    pub(crate) rotate_every: Duration,
+
+    /// After how much output as well [default: any]
+    #[arg(long, value_name = "SIZE", value_parser = values::some_size)]
+    pub(crate) rotate_bytes: Option<u64>,
+
+    /// Show the times that the source writes before its lines
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+
+    /// Print each line as JSON, with its key and time
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Write the lines to a file instead
+    #[arg(long, value_name = "PATH", conflicts_with = "json", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+
+    /// The size at which the file is renamed and begun anew
+    #[arg(long, value_name = "SIZE", requires = "file", value_parser = values::some_size, default_value = "64MiB")]
+    pub(crate) file_max_size: u64,
+
+    /// The age at which it is as well [default: any]
+    #[arg(long, value_name = "TIME", requires = "file", value_parser = values::some_time)]
+    pub(crate) file_max_age: Option<Duration>,
+
+    /// How many renamed files are kept
+    #[arg(long, value_name = "N", requires = "file", default_value = "5")]
+    pub(crate) keep: usize,
+
+    /// Compress renamed files
+    #[arg(long, requires = "file")]
+    pub(crate) compress: bool,
+
+    /// Say nothing but lines: not what the source says about itself, nor that it is opened again
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) given: Given,
+
+    #[command(flatten)]
+    pub(crate) sandbox: Sandbox,
+
+    #[command(flatten)]
+    pub(crate) use_up: UseUp,
+}
+
+/// What there is a template for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SourceName {
+    /// `docker logs` of a container
+    Docker,
+    /// `podman logs` of a container
+    Podman,
+    /// `kubectl logs` of a pod
+    Kubectl,
+    /// `journalctl`, of a unit if one is named
+    Journal,
+    /// A file that is written to
+    Tail,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Print one report as JSON instead of anything else
     #[arg(long, conflicts_with = "events")]
@@ -256,22 +356,8 @@ pub(crate) struct Terms {
     #[arg(long, value_name = "linger[:TIME]|wait|kill", value_parser = units::parse_after_exit)]
     pub(crate) after_exit: Option<AfterExit>,
 
-    /// Set a variable of its environment, which is otherwise clean
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::variable)]
-    pub(crate) env: Vec<(String, String)>,
-
-    /// Pass on a variable of our own environment
-    #[arg(long, value_name = "NAME")]
-    pub(crate) pass_env: Vec<String>,
-
-    /// Set a variable of its environment that is shown nowhere: *** stands for it in all that is printed and written. The
-    /// value is that of our own variable NAME, or what FILE contains, without a line end at its end
-    #[arg(long, value_name = "NAME[=FILE]", value_parser = values::secret)]
-    pub(crate) secret: Vec<values::SecretFrom>,
-
-    /// The folder it runs in [default: the current one]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) workdir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: Given,
 
     /// How much of each output stream is kept for the report [default: the tool's, or 10MiB of stdout, 1MiB of stderr]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
@@ -300,6 +386,27 @@ pub(crate) struct Terms {
 
     #[command(flatten)]
     pub(crate) use_up: UseUp,
+}
+
+/// What it finds around it.
+#[derive(Debug, Args)]
+pub(crate) struct Given {
+    /// Set a variable of its environment, which is otherwise clean
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::variable)]
+    pub(crate) env: Vec<(String, String)>,
+
+    /// Pass on a variable of our own environment
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pass_env: Vec<String>,
+
+    /// Set a variable of its environment that is shown nowhere: *** stands for it in all that is printed and written. The
+    /// value is that of our own variable NAME, or what FILE contains, without a line end at its end
+    #[arg(long, value_name = "NAME[=FILE]", value_parser = values::secret)]
+    pub(crate) secret: Vec<values::SecretFrom>,
+
+    /// The folder it runs in [default: the current one]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) workdir: Option<PathBuf>,
 }
 
 /// What it may touch. A tool that the manifest declares can be given less so, not more.

@@ -17,7 +17,7 @@ use run_tool::{
 use serde_json::Value;
 
 use crate::{
-    args::{Exec, Run, Terms},
+    args::{Exec, Given, Run, Sandbox as SandboxArgs, Terms, UseUp},
     declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
@@ -85,11 +85,12 @@ pub(crate) fn run(args: &Run, around: &Surroundings) -> Result<(Engine, Call, Pr
         Ok(Runtime::Shell | Runtime::Command) => Prints::Value,
         _ => Prints::Words,
     };
-    let engine = engine_for(&args.common.terms, around).max_running(1).catalog(tools).build()?;
-    let mut call = common(Call::tool(name, input), &args.common.terms)?;
+    let terms = &args.common.terms;
+    let engine = engine_for(&terms.sandbox, around).max_running(1).catalog(tools).build()?;
+    let mut call = common(Call::tool(name, input), terms)?;
     if is_declared {
         // Whose policy and limits a call can only make stricter.
-        call = call.policy(policy(&args.common.terms, around)).resources(resources(&args.common.terms));
+        call = call.policy(policy(&terms.sandbox, around)).resources(resources(&terms.use_up));
     }
     Ok((engine, call, prints))
 }
@@ -113,7 +114,8 @@ fn file_tool(args: &Run, around: &Surroundings) -> Result<(Tools, String)> {
         tool = tool.export(export);
     }
     // Nobody has declared what it may: who calls it does.
-    let tool = tool.policy(policy(&args.common.terms, around)).resources(resources(&args.common.terms));
+    let terms = &args.common.terms;
+    let tool = tool.policy(policy(&terms.sandbox, around)).resources(resources(&terms.use_up));
     Ok((builder.tool(tool).build()?, name))
 }
 
@@ -132,9 +134,9 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, 
     };
     let call = Call::command(args.command.iter().cloned())
         .stdin(stdin)
-        .policy(policy(&args.common.terms, around))
-        .resources(resources(&args.common.terms));
-    let engine = engine_for(&args.common.terms, around).max_running(1).build()?;
+        .policy(policy(&args.common.terms.sandbox, around))
+        .resources(resources(&args.common.terms.use_up));
+    let engine = engine_for(&args.common.terms.sandbox, around).max_running(1).build()?;
     Ok((engine, common(call, &args.common.terms)?, Prints::Words))
 }
 
@@ -147,12 +149,12 @@ pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
 }
 
 /// With what a call asks of the launcher itself.
-pub(crate) fn engine_for(args: &Terms, around: &Surroundings) -> run_tool::EngineBuilder {
+pub(crate) fn engine_for(args: &SandboxArgs, around: &Surroundings) -> run_tool::EngineBuilder {
     let mut sandbox = Sandbox::builder().temp_dir(&around.temp_dir);
-    if let Some(folder) = &args.sandbox.cgroup {
+    if let Some(folder) = &args.cgroup {
         sandbox = sandbox.cgroup(around.current.join(folder));
     }
-    if let Some(user) = args.sandbox.user {
+    if let Some(user) = args.user {
         // What there is is tried out as that user: the default one may not exist in a container.
         sandbox = sandbox.user(user);
     }
@@ -160,8 +162,7 @@ pub(crate) fn engine_for(args: &Terms, around: &Surroundings) -> run_tool::Engin
 }
 
 /// What the arguments allow and forbid. Their paths are relative to the current folder.
-pub(crate) fn policy(args: &Terms, around: &Surroundings) -> Policy {
-    let args = &args.sandbox;
+pub(crate) fn policy(args: &SandboxArgs, around: &Surroundings) -> Policy {
     let absolute = |path: &PathBuf| around.current.join(path);
     let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
     Policy {
@@ -176,8 +177,7 @@ pub(crate) fn policy(args: &Terms, around: &Surroundings) -> Policy {
     }
 }
 
-pub(crate) fn resources(args: &Terms) -> ResourceLimits {
-    let args = &args.use_up;
+pub(crate) fn resources(args: &UseUp) -> ResourceLimits {
     ResourceLimits {
         memory: args.memory,
         pids: args.pids,
@@ -215,24 +215,45 @@ pub(crate) fn retry(args: &Terms) -> Retry {
 
 /// The call of `run` and `exec`.
 fn common(call: Call, args: &Terms) -> Result<Call> {
-    surroundings(call.limits(limits(args)).retry(retry(args)).back_pressure(), args)
+    let call = call.limits(limits(args)).retry(retry(args)).back_pressure();
+    Ok(Around::look(&args.given)?.apply(call))
 }
 
-/// Where it runs, and what it finds there.
-pub(crate) fn surroundings(mut call: Call, args: &Terms) -> Result<Call> {
-    if let Some(folder) = &args.workdir {
-        call = call.workdir(std::path::absolute(folder)?);
+/// What the arguments say that a call finds around it.
+// No `Debug`: it has secrets.
+#[derive(Clone)]
+pub(crate) struct Around {
+    workdir: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    secrets: Vec<(String, String)>,
+}
+
+impl Around {
+    /// Reads what is in our own environment and in files.
+    pub(crate) fn look(args: &Given) -> Result<Self> {
+        let workdir = args.workdir.as_deref().map(std::path::absolute).transpose()?;
+        let mut env = Vec::new();
+        for name in &args.pass_env {
+            let value = own_variable(name).with_context(|| format!("--pass-env {name}"))?;
+            env.push((name.clone(), value));
+        }
+        env.extend(args.env.iter().cloned());
+        let secrets = args.secret.iter().map(|from| Ok((from.name.clone(), secret(from)?)));
+        Ok(Self { workdir, env, secrets: secrets.collect::<Result<_>>()? })
     }
-    for name in &args.pass_env {
-        call = call.env(name, own_variable(name).with_context(|| format!("--pass-env {name}"))?);
+
+    pub(crate) fn apply(&self, mut call: Call) -> Call {
+        if let Some(folder) = &self.workdir {
+            call = call.workdir(folder);
+        }
+        for (name, value) in &self.env {
+            call = call.env(name, value);
+        }
+        for (name, value) in &self.secrets {
+            call = call.secret(name, value);
+        }
+        call
     }
-    for (name, value) in &args.env {
-        call = call.env(name, value);
-    }
-    for from in &args.secret {
-        call = call.secret(&from.name, secret(from)?);
-    }
-    Ok(call)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]

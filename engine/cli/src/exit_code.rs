@@ -66,15 +66,19 @@ pub(crate) fn by_signal(number: i32) -> u8 {
 
 /// The exit code of an ending.
 pub(crate) fn exit_code(end: &Result<Report, ExecutionError>, column: Column) -> u8 {
+    match end {
+        Ok(_) => 0,
+        Err(error) => of_failure(error.kind(), column),
+    }
+}
+
+/// The exit code of one that is no success.
+pub(crate) fn of_failure(kind: &ErrorKind, column: Column) -> u8 {
     use Column::{Exec, Run};
     const ENOENT: i32 = 2;
     const EACCES: i32 = 13;
     const ENOEXEC: i32 = 8;
 
-    let kind = match end {
-        Ok(_) => return 0,
-        Err(error) => error.kind(),
-    };
     match (kind, column) {
         (ErrorKind::Process { status: ExitStatus::Signal(number) }, _) => by_signal(*number),
         (ErrorKind::Process { status: ExitStatus::Code(code) }, Exec) => u8::try_from(*code).unwrap_or(255),

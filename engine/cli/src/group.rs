@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     args,
     board::{Board, draw},
-    call::{self, Surroundings},
+    call::{self, Around, Surroundings},
     declared,
     exit_code::by_signal,
     on_a_thread, open_report,
@@ -35,7 +35,7 @@ pub(crate) async fn group(args: &args::Group) -> Result<u8> {
     let around = Surroundings::look()?;
     // This may wait for input. Until it is there a signal ends us as it ends any program.
     let written = read(&args.file, &around)?;
-    let mut engine = call::engine_for(&args.terms, &around);
+    let mut engine = call::engine_for(&args.terms.sandbox, &around);
     if let Some(most) = args.at_most {
         engine = engine.max_running(usize::try_from(most)?);
     }
@@ -53,8 +53,9 @@ pub(crate) async fn group(args: &args::Group) -> Result<u8> {
     }
     let engine = engine.build()?;
     let labels: Vec<_> = written.iter().map(|written| written.label.clone()).collect();
-    let calls = written.into_iter().map(|written| prepare(written, &args.terms, &around));
-    let calls = calls.collect::<Result<Vec<_>>>()?;
+    let given = Around::look(&args.terms.given)?;
+    let calls: Vec<_> =
+        written.into_iter().map(|written| prepare(written, &args.terms, &given, &around)).collect();
     let mut signals = Signals::listen()?;
 
     let board = Arc::new(Board::new(&calls, &labels));
@@ -110,29 +111,29 @@ fn shown(file: &Path) -> String {
 }
 
 /// A call, with what the arguments say of all of them where it says nothing itself.
-fn prepare(written: WrittenCall, args: &args::Terms, around: &Surroundings) -> Result<Call> {
+fn prepare(written: WrittenCall, args: &args::Terms, given: &Around, around: &Surroundings) -> Call {
     let WrittenCall { target, input, stdin, limits, resources, policy, env, retry, workdir, .. } = written;
     let call = match target {
         Target::Command(words) => Call::command(words),
         Target::Tool(name) | Target::Description(name) => Call::tool(name, input),
     };
-    let below = call::policy(args, around);
+    let below = call::policy(&args.sandbox, around);
     let level = policy.level.or(below.level);
     let mut policy = policy.over(&below);
     policy.level = level;
     let mut call = call
         .policy(policy)
-        .resources(resources.over(&call::resources(args)))
+        .resources(resources.over(&call::resources(&args.use_up)))
         .limits(limits.over(&call::limits(args)))
         .retry(retry.over(&call::retry(args)));
-    call = call::surroundings(call, args)?;
+    call = given.apply(call);
     if let Some(stdin) = stdin {
         call = call.stdin(Stdin::Bytes(stdin.into()));
     }
     if let Some(folder) = workdir {
         call = call.workdir(folder);
     }
-    Ok(env.into_iter().fold(call, |call, (name, value)| call.env(name, value)))
+    env.into_iter().fold(call, |call, (name, value)| call.env(name, value))
 }
 
 /// What the endings are to a shell.

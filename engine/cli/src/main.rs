@@ -7,6 +7,7 @@ mod declared;
 mod doctor;
 mod exit_code;
 mod find_runtime;
+mod follow;
 mod group;
 mod new;
 #[cfg(feature = "otel")]
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             (in_runtime(args.common.quiet, otel, execute(prepare, &args.common, Column::Exec)), Column::Exec)
         }
         Command::Group(args) => (in_runtime(args.quiet, otel, group::group(args)), Column::Run),
+        Command::Follow(args) => (in_runtime(args.quiet, otel, follow::follow(args)), Column::Exec),
         Command::Manage(command) => (manage(command, otel), Column::Run),
     };
     match done {
@@ -88,7 +90,7 @@ fn fail(error: &anyhow::Error, column: Column) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// clap's own answer, but with `exec`'s exit code where the arguments are those of `exec`.
+/// clap's own answer, but with `exec`'s exit code where the arguments are those of `exec` or `follow`.
 fn refuse(usage: &clap::Error) -> ExitCode {
     if let Err(error) = usage.print()
         && !usage.use_stderr()
@@ -154,7 +156,7 @@ async fn execute(
         Column::Run => Live::Aside,
         Column::Exec => Live::Through,
     };
-    let (end, shown) = follow(&engine, call, live, common, &mut signals).await;
+    let (end, shown) = attend(&engine, call, live, common, &mut signals).await;
     let code = exit_code(&end, column);
     let words = Words { json: common.json, events: common.events, quiet: common.quiet, column, report_file };
     let aloud = matches!(shown, Shown::All);
@@ -213,7 +215,7 @@ enum Shown {
 }
 
 /// Starts it, shows it, hands signals on, and waits until nothing of it is left.
-async fn follow(
+async fn attend(
     engine: &Engine,
     call: Call,
     live: Live,

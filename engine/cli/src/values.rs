@@ -1,9 +1,16 @@
 //! How values are written on the command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use run_tool::{Network, Overflow, Runtime, units};
+use run_tool::{
+    Network, Overflow, Runtime,
+    follow::{Since, TimeFormat},
+    units,
+};
 
 /// A time, or `none` for as good as for ever.
 pub(crate) fn time_or_none(text: &str) -> Result<Duration, String> {
@@ -42,6 +49,31 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
         Ok(0) | Err(_) => Err(format!("{text:?} is no number of things; give a whole number from 1 on")),
         Ok(count) => Ok(count),
     }
+}
+
+/// Where a follower begins.
+pub(crate) fn since(text: &str) -> Result<Since, String> {
+    match text {
+        "now" => Ok(Since::Now),
+        "start" => Ok(Since::Beginning),
+        _ => {
+            let ago = || SystemTime::now().checked_sub(units::parse_time(text).ok()?);
+            let time = humantime::parse_rfc3339(text).ok().or_else(ago);
+            time.map(Since::At).ok_or_else(|| {
+                format!(
+                    "{text:?} is no time; write now, start, 10m for ten minutes ago, or 2026-01-31T12:00:00Z"
+                )
+            })
+        }
+    }
+}
+
+/// `rfc3339` or `unix`; completions offer them.
+pub(crate) fn time_format() -> impl TypedValueParser<Value = TimeFormat> {
+    PossibleValuesParser::new(["rfc3339", "unix"]).map(|text| match &*text {
+        "unix" => TimeFormat::UnixSeconds,
+        _ => TimeFormat::Rfc3339,
+    })
 }
 
 /// A share of processors.
@@ -169,6 +201,15 @@ mod tests {
             assert!(user(wrong).is_err() && some_time(&format!("{wrong}s")).is_err(), "{wrong:?}");
         }
         assert!(share("inf").is_err() && share("NaN").is_err() && user("4294967295").is_err());
+    }
+
+    #[test]
+    fn where_to_begin() {
+        assert_eq!((since("now"), since("start")), (Ok(Since::Now), Ok(Since::Beginning)));
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(since("1970-01-01T00:00:01Z"), Ok(Since::At(second)));
+        assert!(matches!(since("10m"), Ok(Since::At(time)) if time < SystemTime::now()));
+        assert!(since("yesterday").unwrap_err().contains("10m"));
     }
 
     #[test]

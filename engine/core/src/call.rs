@@ -34,6 +34,7 @@ pub struct Call {
     pub(crate) id: Option<String>,
     pub(crate) owner: Option<String>,
     pub(crate) retry: Retry,
+    pub(crate) standing: bool,
 }
 
 /// What a call is about.
@@ -77,6 +78,7 @@ impl Call {
             id: None,
             owner: None,
             retry: Retry::default(),
+            standing: false,
         }
     }
 
@@ -253,6 +255,7 @@ impl Call {
             id: self.id.clone(),
             owner: self.owner.clone(),
             retry: self.retry.clone(),
+            standing: self.standing,
         }
     }
 
@@ -262,6 +265,13 @@ impl Call {
         let mut label = self.label();
         masking.label(&self.secrets, &mut label);
         (label, masking)
+    }
+
+    /// Does not wait for its turn and takes nobody's: it is not counted in `max_running`. For what runs all the time, a
+    /// log that is followed for example, and is bounded by whoever starts it.
+    pub fn standing(mut self) -> Self {
+        self.standing = true;
+        self
     }
 
     /// For the report: the tool's name, or the command's words. Secrets that cannot be masked are not in it.

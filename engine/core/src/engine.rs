@@ -1,13 +1,13 @@
 //! The engine: what all executions of a process share.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tool_sandbox::{Launcher, Policy, ResourceLimits, Sandbox};
 
 use crate::{
@@ -161,6 +161,21 @@ impl Engine {
     /// The engine's own wish to end everything.
     pub(crate) fn closing(&self) -> Closing {
         self.core.closing.clone()
+    }
+
+    /// Runs a task of something that lives beside this engine, on the engine's runtime; may be called from anywhere.
+    /// [`shutdown`](Self::shutdown) waits for it: the token that it is given is cancelled when it has to end.
+    pub fn accompany<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) {
+        let task = task(self.core.closing.asked.child_token());
+        self.core.tracker.spawn_on(task, &self.core.runtime);
+    }
+
+    /// The longest timeout that a call may ask for.
+    pub fn max_timeout(&self) -> Duration {
+        self.core.starter.max_timeout
     }
 
     /// How many executions there are that have not ended, those that wait for their turn included.

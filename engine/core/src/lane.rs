@@ -25,7 +25,7 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// Some threads, and the work that waits for them. They end, after what waits, when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Lane {
+pub struct Lane {
     open: Arc<Open>,
     tracker: TaskTracker,
     places: Arc<Semaphore>,
@@ -35,7 +35,7 @@ pub(crate) struct Lane {
 
 /// Work that was not finished: it panicked, or the lane was closed before.
 #[derive(Debug)]
-pub(crate) struct Unfinished;
+pub struct Unfinished;
 
 #[derive(Default)]
 struct Queue {
@@ -96,7 +96,7 @@ impl Lane {
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub(crate) fn open(name: &str, threads: usize, tracker: TaskTracker) -> io::Result<Self> {
+    pub fn open(name: &str, threads: usize, tracker: TaskTracker) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         // Closed on the way out when one of them cannot be had, so that the others end.
         let open = Arc::new(Open(Arc::clone(&queue)));
@@ -130,7 +130,7 @@ impl Lane {
 
     /// Has the work done as soon as a thread is free. When the job is dropped the work is still done; what it returns is
     /// then dropped where it was done.
-    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
         let (sender, receiver) = oneshot::channel();
         let token = self.tracker.token();
         let work = Box::new(move || {
@@ -178,7 +178,7 @@ impl Drop for Done {
 
 /// Work under way, to be awaited.
 #[derive(Debug)]
-pub(crate) struct Job<T>(oneshot::Receiver<Result<T, Unfinished>>);
+pub struct Job<T>(oneshot::Receiver<Result<T, Unfinished>>);
 
 impl<T> Future for Job<T> {
     type Output = Result<T, Unfinished>;

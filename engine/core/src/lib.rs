@@ -78,6 +78,8 @@ pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
 pub use group::Group;
+#[doc(hidden)]
+pub use lane::{Job, Lane, Unfinished};
 pub use limits::{AfterExit, Limits, Overflow};
 pub use metering::{METRICS, Metric, MetricKind, describe_metrics};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};

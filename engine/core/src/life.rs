@@ -141,30 +141,40 @@ impl Life<'_> {
     }
 }
 
-/// Waits for its turn. Whose end was asked for before it came is never started.
+/// Waits for its turn; `None` for a call that takes none. Whose end was asked for before it came is never started.
 async fn admit<'a>(
     core: &'a Core,
     call: &Call,
     schedule: &Schedule,
     cancels: &Cancels,
-) -> Result<Permit<'a>, ErrorKind> {
+) -> Result<Option<Permit<'a>>, ErrorKind> {
     if let Some(cancellation) = cancels.standing() {
         return Err(cancellation.into());
     }
     let owner = call.owner.as_deref();
     owner.map_or(Ok(()), |owner| call::check_name("owner", owner))?;
-    let memory = if core.queue.weighs() { core.starter.memory(call) } else { 0 };
-    let claim = Claim { owner: owner.map(Arc::from), memory };
-    let patience = call.limits.clone().over(&core.starter.limits).queue_timeout();
-    let patience = schedule.left().map_or(patience, |left| patience.min(left));
-    let permit = tokio::select! { biased;
-        cancellation = cancels.requested() => return Err(cancellation.into()),
-        admitted = core.queue.admit(claim, patience) => admitted?,
-    };
+    let permit = if call.standing { None } else { Some(turn(core, call, owner, schedule, cancels).await?) };
     if cancels.stage().begin() {
         return Ok(permit);
     }
     Err(cancels.standing().unwrap_or_else(|| CancelSource::Caller.into()).into())
+}
+
+async fn turn<'a>(
+    core: &'a Core,
+    call: &Call,
+    owner: Option<&str>,
+    schedule: &Schedule,
+    cancels: &Cancels,
+) -> Result<Permit<'a>, ErrorKind> {
+    let memory = if core.queue.weighs() { core.starter.memory(call) } else { 0 };
+    let claim = Claim { owner: owner.map(Arc::from), memory };
+    let patience = call.limits.clone().over(&core.starter.limits).queue_timeout();
+    let patience = schedule.left().map_or(patience, |left| patience.min(left));
+    tokio::select! { biased;
+        cancellation = cancels.requested() => Err(cancellation.into()),
+        admitted = core.queue.admit(claim, patience) => admitted,
+    }
 }
 
 /// Makes the process. A cancellation that comes while that is under way is acted on as soon as there is something to

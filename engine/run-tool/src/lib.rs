@@ -1,7 +1,7 @@
 //! Runs the tools of AI agents: each call in a fresh process that cannot outlive it and ends in one truthful outcome.
 //!
-//! This crate is what an embedder needs, under one name: the engine of [`tool_engine`] and the tools of
-//! [`tool_runtimes`].
+//! This crate is what an embedder needs, under one name: the engine of [`tool_engine`], the tools of [`tool_runtimes`],
+//! and the followers of [`tool_follow`] as [`follow`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,4 +25,5 @@
 //! ```
 
 pub use tool_engine::*;
+pub use tool_follow as follow;
 pub use tool_runtimes::*;

@@ -45,6 +45,7 @@ impl Fingerprint {
             id: _,
             owner,
             retry,
+            standing,
         } = call;
         if !tokens.is_empty() {
             return Fingerprint::Unique(
@@ -73,6 +74,7 @@ impl Fingerprint {
         in_order(secrets.iter().map(|secret| (secret.name(), secret.value()))).hash(&mut digest);
         workdir.as_deref().map(|folder| folder.as_os_str()).hash(&mut digest);
         back_pressure.hash(&mut digest);
+        standing.hash(&mut digest);
         owner.hash(&mut digest);
         // Plain values, which show all that they are; text in them is quoted.
         let plain = write!(digest, "{limits:?} {least_level:?} {policy:?} {resources:?} {retry:?}");
