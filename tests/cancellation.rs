@@ -18,6 +18,8 @@ mod closing;
 mod dropping;
 #[path = "cancellation/ending.rs"]
 mod ending;
+#[path = "cancellation/hanging.rs"]
+mod hanging;
 #[path = "cancellation/running.rs"]
 mod running;
 #[path = "cancellation/runtime.rs"]

@@ -11,35 +11,43 @@
 
 use std::{
     fs,
+    future::Future,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use support::{
-    Dice, Endless, Flavour, PATIENCE, Rig, failed, level, own_cgroups, patient, ready, succeeded, until,
+    Dice, Endless, Flavour, Mark, PATIENCE, Rig, descendants_named, failed, is_without_sandbox, level,
+    own_cgroups, patient, ready, send, succeeded,
 };
 use tempfile::TempDir;
-use tool_engine::{Call, Engine, ErrorKind, Execution, ExitStatus, Level, Stdin};
+use tool_engine::{Call, Engine, ErrorKind, Execution, ExitStatus, Level};
 
-/// How often each of the parties is killed.
-const ROUNDS: u64 = 25;
-
-/// Says why nothing is looked at, where that is so.
-fn is_without_sandbox() -> bool {
-    let without = level() == Level::None;
-    if without {
-        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-        {
-            eprintln!("skipped: at level 0 there is no zygote");
-        }
+/// How often each of the parties is killed: `RUN_TOOL_CRASH_ROUNDS`, or 25 times.
+#[expect(clippy::disallowed_methods, reason = "how a run of the suite is told")]
+fn rounds() -> u64 {
+    match std::env::var("RUN_TOOL_CRASH_ROUNDS") {
+        Ok(number) => number.parse().expect("RUN_TOOL_CRASH_ROUNDS is a number"),
+        Err(_) => 25,
     }
-    without
+}
+
+/// Runs a test of so many rounds. A round takes a tenth of a second.
+fn run<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
+    let patience = Duration::from_secs(60 + 2 * rounds());
+    Rig::run_within(patience, Flavour::MultiThread, test);
+}
+
+/// The next call works; and when it has ended and the engine is shut down, nothing is left.
+async fn goes_on_and_ends(engine: Engine, mark: Mark) {
+    succeeded(engine.start(Call::command(["true"]))).await;
+    engine.shutdown(Duration::from_secs(20)).await;
+    drop(engine);
+    mark.assert_settled("after the last zygote").await;
+    assert_eq!(own_cgroups(std::process::id()), Vec::<String>::new());
 }
 
 /// Calls that never end by themselves, each in its own bad way.
@@ -49,14 +57,8 @@ fn endless(engine: &Engine, id: u64) -> Vec<Execution> {
         .into()
 }
 
-/// A process by the name it gave itself, and whose ancestor we are.
-fn descendants(of: u32, name: &str) -> Vec<u32> {
-    support::descendants(of).into_iter().filter(|(_, own)| own == name).map(|(pid, _)| pid).collect()
-}
-
 fn sigkill(pid: u32) {
-    // It may be dead: so be it.
-    let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL);
+    send(Signal::SIGKILL, pid);
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn when_the_engine_is_killed_nothing_of_it_is_left() {
     if is_without_sandbox() {
         return;
     }
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let temp = TempDir::with_prefix("run-tool-crash-").expect("a temporary folder");
         let mut engine = outer(temp.path());
         let mut said = BufReader::new(engine.stdout.take().expect("it is piped"));
@@ -149,15 +151,17 @@ fn lost(name: &'static str) {
     if is_without_sandbox() {
         return;
     }
-    Rig::run(Flavour::MultiThread, |rig| async move {
+    run(|rig| async move {
         let mark = rig.mark();
         let engine = rig.builder().limits(patient()).catalog(Endless::catalog()).build().expect("an engine");
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             let runs = endless(&engine, round);
             for run in &runs {
                 ready(&mut run.events()).await;
             }
-            let [victim] = descendants(std::process::id(), name)[..] else { panic!("there is no {name}") };
+            let [victim] = descendants_named(std::process::id(), name)[..] else {
+                panic!("there is no {name}")
+            };
             sigkill(victim);
             for run in runs {
                 let (kind, report) = failed(run).await;
@@ -166,10 +170,7 @@ fn lost(name: &'static str) {
             }
             succeeded(engine.start(Call::command(["true"]))).await;
         }
-        engine.shutdown(Duration::from_secs(20)).await;
-        drop(engine);
-        mark.assert_settled("after the last zygote").await;
-        assert_eq!(own_cgroups(std::process::id()), Vec::<String>::new());
+        goes_on_and_ends(engine, mark).await;
     });
 }
 
@@ -189,25 +190,21 @@ fn a_zygote_killed_at_any_moment_loses_no_call_for_good() {
     if is_without_sandbox() {
         return;
     }
-    Rig::run(Flavour::MultiThread, |rig| async move {
+    run(|rig| async move {
         let mark = rig.mark();
         let engine = rig.builder().limits(patient()).max_running(4).build().expect("an engine");
         let mut dice = Dice::new(7);
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             let runs: Vec<_> = (0..8).map(|_| engine.start(Call::command(["true"]))).collect();
             tokio::time::sleep(Duration::from_micros(dice.below(8_000))).await;
-            descendants(std::process::id(), "run-tool-zygote").into_iter().for_each(sigkill);
+            descendants_named(std::process::id(), "run-tool-zygote").into_iter().for_each(sigkill);
             for run in runs {
                 if let Err(error) = support::ended(run).await {
                     assert!(matches!(error.kind(), ErrorKind::Lost { .. }), "round {round}: {error:?}");
                 }
             }
         }
-        succeeded(engine.start(Call::command(["true"]))).await;
-        engine.shutdown(Duration::from_secs(20)).await;
-        drop(engine);
-        mark.assert_settled("after the last zygote").await;
-        assert_eq!(own_cgroups(std::process::id()), Vec::<String>::new());
+        goes_on_and_ends(engine, mark).await;
     });
 }
 
@@ -216,15 +213,16 @@ fn a_sandbox_whose_first_process_is_killed_ends_as_killed() {
     if level() < Level::NoCgroup {
         return;
     }
-    Rig::run(Flavour::MultiThread, |rig| async move {
+    run(|rig| async move {
+        let mark = rig.mark();
         let engine = rig.builder().limits(patient()).catalog(Endless::catalog()).build().expect("an engine");
-        for round in 0..ROUNDS {
+        for round in 0..rounds() {
             let runs = endless(&engine, round);
             for run in &runs {
                 ready(&mut run.events()).await;
             }
             // All of them have the same name: the zygote's children.
-            let [zygote] = descendants(std::process::id(), "run-tool-zygote")[..] else {
+            let [zygote] = descendants_named(std::process::id(), "run-tool-zygote")[..] else {
                 panic!("there is one zygote, and its children are called otherwise")
             };
             support::descendants(zygote)
@@ -236,9 +234,6 @@ fn a_sandbox_whose_first_process_is_killed_ends_as_killed() {
                 assert_eq!(kind, ErrorKind::Process { status: ExitStatus::Signal(9) });
             }
         }
-        succeeded(engine.start(Call::command(["cat"]).stdin(Stdin::Bytes("x".into())))).await;
-        engine.shutdown(Duration::from_secs(20)).await;
-        until("the cgroups are gone", PATIENCE, || own_cgroups(std::process::id()).is_empty().then_some(()))
-            .await;
+        goes_on_and_ends(engine, mark).await;
     });
 }

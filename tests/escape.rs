@@ -22,9 +22,3 @@ mod programs;
 mod rig;
 #[path = "escape/scene.rs"]
 mod scene;
-
-/// Says that a test was skipped, and why.
-#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}

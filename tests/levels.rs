@@ -14,22 +14,10 @@ mod refused;
 use std::{ffi::OsStr, path::Path};
 
 use tempfile::TempDir;
-use tool_engine::{Call, Engine, Launcher as _, Level, Network, Policy, Sandbox};
+use tool_engine::{Call, Level, Network, Policy};
 
 /// All of them.
 const LEVELS: [Level; 5] = [Level::None, Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full];
-
-/// Runs a test at exactly this level, where there is one.
-fn at<F: Future<Output = ()>>(level: Level, test: impl FnOnce(Engine) -> F) {
-    let sandbox = Sandbox::builder().highest(level).build();
-    let offered = sandbox.level(&Policy::default()).expect("what there is can be tried out");
-    if offered != level {
-        let missing: Vec<_> = sandbox.missing().into_iter().map(|missing| missing.what).collect();
-        sandbox.close();
-        return skip(&format!("{level} cannot be had here, only {offered}: {}", missing.join("; ")));
-    }
-    support::with_engine(|builder| builder.launcher(sandbox).policy(Policy::default()), test);
-}
 
 /// A folder for a call to work in. Not in `/tmp`, which below level 3 is everybody's.
 fn folder() -> TempDir {
@@ -45,10 +33,4 @@ fn python(level: Level, folder: &Path, script: &str, args: &[&dyn AsRef<OsStr>])
         level: Some(level),
         ..Policy::default()
     })
-}
-
-/// Says that a test was skipped, and why.
-#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
 }

@@ -12,19 +12,7 @@ mod per_process;
 #[path = "limits/together.rs"]
 mod together;
 
-use tool_engine::{Call, Engine, Launcher as _, Level, Policy, ResourceLimits, Sandbox};
-
-/// Runs a test at exactly this level, where there is one.
-fn at<F: Future<Output = ()>>(level: Level, test: impl FnOnce(Engine) -> F) {
-    let sandbox = Sandbox::builder().highest(level).build();
-    let offered = sandbox.level(&Policy::default()).expect("what there is can be tried out");
-    if offered != level {
-        let missing: Vec<_> = sandbox.missing().into_iter().map(|missing| missing.what).collect();
-        sandbox.close();
-        return skip(&format!("{level} cannot be had here, only {offered}: {}", missing.join("; ")));
-    }
-    support::with_engine(|builder| builder.launcher(sandbox).policy(Policy::default()), test);
-}
+use tool_engine::{Call, Level, Policy, ResourceLimits};
 
 /// A script under these limits, at any level that contains it.
 fn python(script: &str, resources: ResourceLimits) -> Call {
@@ -37,10 +25,4 @@ fn shell(script: &str, resources: ResourceLimits) -> Call {
 
 fn contained(call: Call, resources: ResourceLimits) -> Call {
     call.resources(resources).policy(Policy { level: Some(Level::Basic), ..Policy::default() })
-}
-
-/// Says that a test was skipped, and why.
-#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
 }

@@ -283,6 +283,10 @@ fn missing(tool: &Tool, runtime: Runtime, entry: &Path) -> ErrorKind {
 }
 
 impl Catalog for Tools {
+    fn knows(&self, name: &str) -> bool {
+        self.tools.contains_key(name)
+    }
+
     fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind> {
         let (Target::Tool(name) | Target::Description(name)) = call.target() else {
             return Err(ErrorKind::Invalid {

@@ -1,6 +1,8 @@
 //! What the engine costs, as ratios to a bare `tokio::process` in the same run: these machines drift, ratios hardly do.
 //!
 //! Both sides take turns, call by call, and the medians are compared. Exits with 1 when a bound is broken.
+//!
+//! `bench [ROUNDS] [ONLY]`: default 1000; with `ONLY`, the rows whose names contain it.
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![expect(
     clippy::disallowed_methods,
@@ -35,6 +37,7 @@ struct Row {
 
 fn main() -> ExitCode {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1000);
+    let only = std::env::args().nth(2).unwrap_or_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     };
     let rows = runtime.block_on(async {
         // On the workers, where an engine's callers are, not in `block_on`, whose polling is slower.
-        tokio::time::timeout(WATCHDOG, tokio::spawn(measure(rounds))).await
+        tokio::time::timeout(WATCHDOG, tokio::spawn(measure(rounds, only))).await
     });
     let Ok(Ok(rows)) = rows else {
         println!("did not end within {WATCHDOG:?}");
@@ -61,38 +64,72 @@ fn main() -> ExitCode {
     if rows.iter().all(|row| row.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn measure(rounds: usize) -> Vec<Row> {
+async fn measure(rounds: usize, only: String) -> Vec<Row> {
     let mut rows = Vec::new();
+    let wanted = |name: &str| name.contains(&only);
     let bare_engine = Engine::builder().launcher(ProcessGroups).max_running(256).build().expect("an engine");
-    rows.push(sequential("level 0: one after the other, p50", &bare_engine, rounds, 1.3).await);
-    let (latency, throughput) = in_flight(&bare_engine, 64, rounds / 20).await;
-    rows.extend([latency, throughput]);
-    rows.push(flood("level 0: 1 GiB of stdout", &bare_engine).await);
-    rows.extend(many::records(rounds).await);
-    rows.push(many::subscribers(rounds).await);
+    if wanted(SEQUENTIAL_0) {
+        rows.push(sequential(SEQUENTIAL_0, &bare_engine, rounds, 1.3).await);
+    }
+    if wanted(IN_FLIGHT) {
+        let (latency, throughput) = in_flight(&bare_engine, 64, rounds / 20).await;
+        rows.extend([latency, throughput]);
+    }
+    if wanted(FLOOD_0) {
+        rows.push(flood(FLOOD_0, &bare_engine).await);
+    }
+    if wanted(many::RECORDS) {
+        rows.extend(many::records(rounds).await);
+    }
+    if wanted(many::SUBSCRIBERS) {
+        rows.push(many::subscribers(rounds).await);
+    }
 
     let engine = Engine::builder().max_running(256).build().expect("an engine");
     let report = engine.start(Call::command([TRUE])).await.expect("/bin/true");
     let level = report.enforced.map_or(Level::None, |enforced| enforced.level);
     println!("the sandbox is at {level}");
-    rows.push(sequential("sandbox: one after the other, p50", &engine, rounds, 2.0).await);
-    rows.push(flood("sandbox: 1 GiB of stdout", &engine).await);
-    rows.push(crowd(&engine, rounds / 100).await);
+    if wanted(SEQUENTIAL) {
+        rows.push(sequential(SEQUENTIAL, &engine, rounds, 2.0).await);
+    }
+    if wanted(FLOOD) {
+        rows.push(flood(FLOOD, &engine).await);
+    }
+    if wanted(KILLED) {
+        rows.push(crowd(&engine, rounds / 100).await);
+    }
     match bwrap() {
         Some(bwrap) => {
-            rows.push(against_bwrap(&bwrap, &engine, rounds / 5).await);
-            rows.extend(one_shot(&bwrap, rounds / 10).await);
+            if wanted(BWRAP) {
+                rows.push(against_bwrap(&bwrap, &engine, rounds / 5).await);
+            }
+            if wanted(ONE_SHOT) {
+                rows.extend(one_shot(&bwrap, rounds / 10).await);
+            }
         }
         None => println!("skipped: there is no bwrap to compare with; install bubblewrap"),
     }
-    let ballast = ballast();
-    rows.push(sequential("level 0: from an engine with 1 GiB resident", &bare_engine, rounds, 1.3).await);
-    rows.push(sequential("sandbox: from an engine with 1 GiB resident", &engine, rounds, 2.0).await);
-    drop(ballast);
+    if wanted(LARGE_0) || wanted(LARGE) {
+        let ballast = ballast();
+        rows.push(sequential(LARGE_0, &bare_engine, rounds, 1.3).await);
+        rows.push(sequential(LARGE, &engine, rounds, 2.0).await);
+        drop(ballast);
+    }
     engine.shutdown(Duration::from_secs(5)).await;
     bare_engine.shutdown(Duration::from_secs(5)).await;
     rows
 }
+
+const SEQUENTIAL_0: &str = "level 0: one after the other, p50";
+const IN_FLIGHT: &str = "level 0: 64 in flight";
+const FLOOD_0: &str = "level 0: 1 GiB of stdout";
+const SEQUENTIAL: &str = "sandbox: one after the other, p50";
+const FLOOD: &str = "sandbox: 1 GiB of stdout";
+const KILLED: &str = "200 killed and reaped, sandbox to killpg";
+const BWRAP: &str = "sandbox: to bwrap --unshare-all";
+const ONE_SHOT: &str = "run-tool exec, one shot, to bwrap";
+const LARGE_0: &str = "level 0: from an engine with 1 GiB resident";
+const LARGE: &str = "sandbox: from an engine with 1 GiB resident";
 
 /// The peer that most others are built on.
 fn bwrap() -> Option<PathBuf> {
@@ -139,7 +176,7 @@ async fn against_bwrap(bwrap: &Path, engine: &Engine, rounds: usize) -> Row {
         theirs.push(timed(succeed(bwrap_true(bwrap))).await);
         own.push(timed(ours(engine)).await);
     }
-    at_most("sandbox: to bwrap --unshare-all", median(theirs), median(own), 0.25)
+    at_most(BWRAP, median(theirs), median(own), 0.25)
 }
 
 /// The command line, engine and zygote started and ended each time, to bwrap.
@@ -157,7 +194,7 @@ async fn one_shot(bwrap: &Path, rounds: usize) -> Option<Row> {
         command.args(["exec", "--", TRUE]);
         own.push(timed(succeed(command)).await);
     }
-    Some(at_most("run-tool exec, one shot, to bwrap", median(theirs), median(own), 1.0))
+    Some(at_most(ONE_SHOT, median(theirs), median(own), 1.0))
 }
 
 /// Killing 200 processes: in one group by killpg and reaping them all, to as many in sessions of their own in a sandbox.
@@ -207,7 +244,7 @@ async fn crowd(engine: &Engine, rounds: usize) -> Row {
             .await,
         );
     }
-    at_most("200 killed and reaped, sandbox to killpg", median(theirs), median(own), 1.3)
+    at_most(KILLED, median(theirs), median(own), 1.3)
 }
 
 /// 1 GiB of touched memory.

@@ -7,7 +7,9 @@ use tool_engine::{Call, CancellationToken, Engine, EngineBuilder, Events, Proces
 
 use crate::{Row, TRUE, at_most, median, timed};
 
-const SUBSCRIBERS: usize = 1000;
+pub(crate) const RECORDS: &str = "level 0: records behind a call";
+pub(crate) const SUBSCRIBERS: &str = "level 0: 1 000 subscribers that never read, to none";
+const CROWD: usize = 1000;
 
 fn builder() -> EngineBuilder {
     Engine::builder().launcher(ProcessGroups).max_running(256)
@@ -57,8 +59,8 @@ pub(crate) async fn records(rounds: usize) -> [Row; 2] {
     }
     let [few, more, most] = times.map(median);
     [
-        at_most("level 0: 1 000 records behind a call, to 10", few, more, 1.2),
-        at_most("level 0: 100 000 records behind a call, to 10", few, most, 1.2),
+        at_most("level 0: records behind a call, 1 000 to 10", few, more, 1.2),
+        at_most("level 0: records behind a call, 100 000 to 10", few, most, 1.2),
     ]
 }
 
@@ -77,7 +79,7 @@ pub(crate) async fn subscribers(rounds: usize) -> Row {
     let registry = engine.registry();
     let (mut alone, mut crowded) = (Vec::new(), Vec::new());
     for round in 0..rounds + 20 {
-        for (subscribers, times) in [(0, &mut alone), (SUBSCRIBERS, &mut crowded)] {
+        for (subscribers, times) in [(0, &mut alone), (CROWD, &mut crowded)] {
             let mut readers = Vec::new();
             let time = timed(async { readers = heard(&registry, subscribers).await }).await;
             drop(readers);
@@ -88,5 +90,5 @@ pub(crate) async fn subscribers(rounds: usize) -> Row {
     }
     drop(registry);
     engine.shutdown(Duration::from_secs(5)).await;
-    at_most("level 0: 1 000 subscribers that never read, to none", median(alone), median(crowded), 1.1)
+    at_most(SUBSCRIBERS, median(alone), median(crowded), 1.1)
 }

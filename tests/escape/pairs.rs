@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use support::ready;
+use support::{ready, skip};
 use tool_engine::Level;
 
 use super::{
     judge::{judge, left, outcome},
-    programs::{header, in_scene},
+    programs::{header, in_scene, meet},
     rig::{contained, engine, offered},
     scene::Scene,
-    skip,
 };
 
 /// Who behaves, goes on undisturbed beside this one.
@@ -89,18 +88,7 @@ fn many_pairs_of_siblings_find_nobody() {
                 runs.push((engine.start(contained("siblings.py", &siblings, role, scene)), scene));
             }
         }
-        for (run, _) in &runs {
-            ready(&mut run.events()).await;
-        }
-        scenes.iter().for_each(Scene::open_gate);
-        for (run, _) in &runs {
-            support::wait_for_output(&mut run.events_from(0), "looked\n").await;
-        }
-        scenes.iter().for_each(Scene::close_gate);
-        let mut faults = Vec::new();
-        for (run, scene) in runs {
-            faults.extend(judge(run, &siblings, scene).await);
-        }
+        let faults = meet(runs, &siblings).await;
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         engine.shutdown(Duration::from_secs(5)).await;
     });

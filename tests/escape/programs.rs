@@ -3,15 +3,14 @@
 
 use std::{collections::BTreeSet, fs};
 
-use support::{Flavour, Mark, Watchdog, ready};
-use tool_engine::{Call, Engine, Level};
+use support::{Flavour, Mark, Watchdog, ready, skip, wait_for_output};
+use tool_engine::{Call, Engine, Execution, Level};
 
 use super::{
     header::{Header, Need, Roles, ShownBy},
     judge::{judge, left},
     rig::{contained, engine_at, offered, uncontained},
     scene::{Scene, programs},
-    skip,
 };
 
 macro_rules! programs {
@@ -221,24 +220,27 @@ async fn in_roles(
             faults
         }
         Roles::With(one, other) => {
-            let runs = [engine.start(call(one)), engine.start(call(other))];
-            let mut events = runs.each_ref().map(|run| run.events());
-            for events in &mut events {
-                ready(events).await;
-            }
-            scene.open_gate();
-            for events in &mut events {
-                support::wait_for_output(events, "looked\n").await;
-            }
-            scene.close_gate();
-            drop(events);
-            let mut faults = Vec::new();
-            for run in runs {
-                faults.extend(judge(run, header, scene).await);
-            }
-            faults
+            let runs = [one, other].map(|role| (engine.start(call(role)), scene));
+            meet(runs.into(), header).await
         }
     }
+}
+
+/// What is wrong with runs that look for each other: none looks before all are there, and none ends before all have looked.
+pub(crate) async fn meet(runs: Vec<(Execution, &Scene)>, header: &Header) -> Vec<String> {
+    for (run, _) in &runs {
+        ready(&mut run.events()).await;
+    }
+    runs.iter().for_each(|(_, scene)| scene.open_gate());
+    for (run, _) in &runs {
+        wait_for_output(&mut run.events(), "looked\n").await;
+    }
+    runs.iter().for_each(|(_, scene)| scene.close_gate());
+    let mut faults = Vec::new();
+    for (run, scene) in runs {
+        faults.extend(judge(run, header, scene).await);
+    }
+    faults
 }
 
 /// Runs a test in surroundings of its own, and looks for what is left of its engine.

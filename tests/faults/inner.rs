@@ -39,12 +39,6 @@ pub(crate) fn run(mut command: Command, test: &str) {
     assert!(status.success() && said.contains("1 passed"), "{status}\n{said}");
 }
 
-/// Says that a test was skipped, and why.
-#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
-pub(crate) fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}
-
 /// Whether this program can be opened by its path, as another user would have to.
 pub(crate) fn own_path() -> String {
     let path = std::env::current_exe().expect("we know our own path");

@@ -11,11 +11,11 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Uid,
 };
-use support::{Flavour, Rig, failed, patient, sh_up, succeeded, uncontained};
+use support::{Flavour, Rig, failed, patient, sh_up, skip, succeeded, uncontained};
 use tool_engine::{BuildError, LaunchStep};
 
 use crate::{
-    inner::{self, is_inner, skip},
+    inner::{self, is_inner},
     refused, sh,
 };
 

@@ -3,12 +3,12 @@
 use std::{fs, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use nix::{errno::Errno, unistd::Uid};
-use support::{Flavour, Rig, Scripted, failed, succeeded, with_engine};
+use support::{Flavour, Rig, Scripted, failed, skip, succeeded, with_engine};
 use tempfile::TempDir;
 use tool_engine::{Call, Engine, LaunchStep};
 
 use crate::{
-    inner::{self, is_inner, skip},
+    inner::{self, is_inner},
     refused, sh,
 };
 

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::Value;
-use support::{failed, ready, succeeded};
+use support::{at, failed, ready, succeeded};
 use tool_engine::{Call, Enforced, Level, Network, Policy, Proc, ResourceLimits};
 
-use crate::{LEVELS, at, folder, python};
+use crate::{LEVELS, folder, python};
 
 /// Namespaces, in the report's words and in those of `/proc/PID/ns`.
 const NAMESPACES: [(&str, &str); 7] = [

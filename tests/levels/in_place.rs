@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use support::{failed, ready, succeeded};
+use support::{at, failed, ready, succeeded};
 use tool_engine::{Call, ErrorKind, Level, Policy};
 
-use crate::{at, folder, python};
+use crate::{folder, python};
 
 const CONTAINED: [Level; 4] = [Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full];
 

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use support::{failed, succeeded};
+use support::{at, failed, succeeded};
 use tool_engine::{Call, ErrorKind, Level, Network, Policy, ResourceLimits};
 
-use crate::{LEVELS, at, folder};
+use crate::{LEVELS, folder};
 
 /// What needs which level, where no level is named.
 fn needs() -> Vec<(Level, Policy, ResourceLimits)> {

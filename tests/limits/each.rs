@@ -1,11 +1,12 @@
 //! Limits that hold at every level from 1 on: those of each process, and those of a sandbox's own file systems.
 
-use std::time::Duration;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use support::{failed, succeeded};
-use tool_engine::{ErrorKind, ExitStatus, Level, Limit, ResourceLimits};
+use support::{at, ended, failed, skip, succeeded};
+use tempfile::TempDir;
+use tool_engine::{Architecture, Call, ErrorKind, ExitStatus, Level, Limit, Policy, ResourceLimits};
 
-use crate::{at, python, shell};
+use crate::{python, shell};
 
 const MIB: u64 = 1 << 20;
 const CONTAINED: [Level; 4] = [Level::Basic, Level::NoNamespaces, Level::NoCgroup, Level::Full];
@@ -75,6 +76,79 @@ fn a_signal_is_a_limit_only_where_there_is_one_and_it_was_reached() {
                     ResourceLimits { cpu_time: Some(Duration::from_secs(30)), ..ResourceLimits::default() };
                 let (kind, _) = failed(engine.start(shell(&script, limits))).await;
                 assert_eq!(kind, ErrorKind::Process { status }, "{level}, {signal}, of 30 s");
+            }
+        });
+    }
+}
+
+/// A program that ends at once with exit code 42, by the system calls that its kind makes on x86-64.
+fn program(machine: Machine) -> Vec<u8> {
+    let code: &[u8] = match machine {
+        // mov eax, 1 (exit); mov ebx, 42; int 0x80
+        Machine::I386 => &[0xb8, 1, 0, 0, 0, 0xbb, 42, 0, 0, 0, 0xcd, 0x80],
+        // mov eax, 0x4000003c (exit); mov edi, 42; syscall
+        Machine::X32 => &[0xb8, 0x3c, 0, 0, 0x40, 0xbf, 42, 0, 0, 0, 0x0f, 0x05],
+    };
+    const AT: u32 = 0x40_0000;
+    const HEADERS: u32 = 52 + 32;
+    let length = HEADERS + code.len() as u32;
+    let short = |number: u16| number.to_le_bytes().to_vec();
+    let long = |number: u32| number.to_le_bytes().to_vec();
+    [
+        b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(),
+        [short(2), short(machine as u16), long(1), long(AT + HEADERS), long(52), long(0), long(0)].concat(),
+        [52, 32, 1, 0, 0, 0].map(short).concat(),
+        // One part, all of the file, to be read and executed.
+        [1, 0, AT, AT, length, length, 5, 0x1000].map(long).concat(),
+        code.to_vec(),
+    ]
+    .concat()
+}
+
+/// By its number (elf(5)).
+#[derive(Clone, Copy)]
+enum Machine {
+    I386 = 3,
+    X32 = 62,
+}
+
+#[test]
+fn a_program_for_another_architecture_is_told_by_name() {
+    if !cfg!(target_arch = "x86_64") {
+        return skip("these programs are for what x86-64 executes beside its own");
+    }
+    let folder =
+        TempDir::with_prefix_in("run-tool-limits-", "/var/tmp").expect("a temporary folder can be made");
+    let make = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("a file can be written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
+        path
+    };
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let narrow = make("narrow", &program(Machine::I386));
+    let script = make("script", format!("#!{}\n", narrow.display()).as_bytes());
+    let x32 = make("x32", &program(Machine::X32));
+    let programs = [(narrow, Architecture::I386), (script, Architecture::I386), (x32, Architecture::X32)];
+    let (programs, folder) = (&programs, folder.path());
+    for level in CONTAINED {
+        at(level, |engine| async move {
+            let call = |path: &Path| {
+                let policy = Policy { level: Some(level), ..Policy::default() };
+                Call::command([path]).workdir(folder).policy(policy)
+            };
+            for (path, architecture) in programs {
+                let free = ended(engine.start(support::uncontained(call(path)))).await;
+                let kind = free.expect_err("it exits with a code").into_parts().0;
+                if kind != (ErrorKind::Process { status: ExitStatus::Code(42) }) {
+                    skip(&format!("this kernel does not execute programs for {architecture}: {kind}"));
+                    continue;
+                }
+                let (kind, report) = failed(engine.start(call(path))).await;
+                let limit = Limit::Syscall { architecture: Some(*architecture) };
+                assert_eq!(kind, ErrorKind::Limit { limit }, "{level}");
+                assert!(kind.to_string().contains(&architecture.to_string()), "{kind}");
+                assert_eq!(report.exit, Some(ExitStatus::Signal(31)), "{level}");
             }
         });
     }

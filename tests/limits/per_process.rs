@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use support::{failed, succeeded};
+use support::{at, failed, succeeded};
 use tool_engine::{ErrorKind, Level, Limit, Policy, ResourceLimits};
 
-use crate::{at, python};
+use crate::python;
 
 /// Without a cgroup, with namespaces and without.
 const LEVELS: [Level; 2] = [Level::Basic, Level::NoCgroup];
@@ -93,7 +93,7 @@ for child in made:
         let enforced = report.enforced.expect("it ran");
         assert!(enforced.per_process.is_empty(), "{:?}", enforced.per_process);
         if enforced.not_held == ["pids"] {
-            return crate::skip("this kernel does not bound process ids for each namespace");
+            return support::skip("this kernel does not bound process ids for each namespace");
         }
         assert!(enforced.not_held.is_empty(), "{:?}", enforced.not_held);
         let made: u32 = report.stdout.text().trim().parse().expect("it says how many");

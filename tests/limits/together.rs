@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use support::{ended, failed, succeeded};
+use support::{at, ended, failed, succeeded};
 use tool_engine::{CgroupVersion, ErrorKind, ExitStatus, Level, Limit, ResourceLimits};
 
-use crate::{at, python, shell};
+use crate::{python, shell};
 
 const MIB: u64 = 1 << 20;
 

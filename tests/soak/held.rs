@@ -32,20 +32,17 @@ const CGROUPS: &str = "cgroups";
 const POOL: i64 = 64;
 
 impl Zygote {
-    fn now() -> Option<Self> {
-        let family = support::descendants(std::process::id());
-        let (pid, _) = family.iter().find(|(_, name)| name == "run-tool-zygote")?;
-        let count =
-            |path: String| Some(i64::try_from(fs::read_dir(path).ok()?.count()).expect("it is small"));
-        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?.lines().count();
-        let cgroups = support::own_cgroups(std::process::id()).into_iter().filter_map(count).sum();
+    fn of(engine: &Engine) -> Option<Self> {
+        let vitals = engine.vitals();
+        let zygote = vitals.zygotes.first()?;
+        let number = |number: u64| i64::try_from(number).expect("it is small");
         Some(Self {
-            fds: count(format!("/proc/{pid}/fd"))?,
-            mounts: i64::try_from(mounts).expect("it is small"),
-            rss: rss(&pid.to_string()),
-            // Beside the zygote and its keeper.
-            sandboxes: i64::try_from(family.len()).expect("it is small") - 2,
-            cgroups,
+            fds: number(zygote.fds?),
+            mounts: number(zygote.mounts?),
+            rss: number(zygote.rss? >> 10),
+            // Those that wait for their call included.
+            sandboxes: number(zygote.children?),
+            cgroups: number(vitals.cgroups + vitals.pooled_cgroups),
         })
     }
 }
@@ -81,7 +78,7 @@ pub(crate) async fn settled(rig: &Rig, engine: &Engine, since: Option<&Held>) ->
         tokio::time::sleep(Duration::from_millis(500)).await;
         let mark = rig.mark();
         if (engine.active() == 0 && calm(&mark)) || Instant::now() > patience {
-            return Held { mark, rss: rss("self"), zygote: Zygote::now() };
+            return Held { mark, rss: rss("self"), zygote: Zygote::of(engine) };
         }
     }
 }

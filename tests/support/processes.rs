@@ -1,10 +1,11 @@
 //! Looking for processes in `/proc`.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs,
-};
+use std::{collections::HashSet, fs};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tool_engine::ExecutionId;
 
 /// The variable by which every process of an execution is known.
@@ -73,6 +74,24 @@ pub fn descendants(of: u32) -> Vec<(u32, String)> {
         .collect()
 }
 
+/// All living descendants of a process that have this name.
+pub fn descendants_named(of: u32, name: &str) -> Vec<u32> {
+    descendants(of).into_iter().filter(|(_, own)| own == name).map(|(pid, _)| pid).collect()
+}
+
+/// Sends a signal to a process, which may be dead.
+///
+/// # Panics
+/// When that is no process id.
+pub fn send(signal: Signal, pid: u32) {
+    let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), signal);
+}
+
+/// Whether this process is stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.state == 'T')
+}
+
 /// Whether this process runs and still has this name.
 pub fn is_named(pid: u32, name: &str) -> bool {
     Stat::of(pid).is_some_and(|stat| stat.is_alive() && stat.name == name)
@@ -135,25 +154,5 @@ pub fn group_alive(group: u32) -> Vec<String> {
     living()
         .filter(|(_, stat)| stat.group == group)
         .map(|(pid, stat)| format!("{pid} {}", stat.name))
-        .collect()
-}
-
-/// This process's own children, zombies included: pid to `name (state)`.
-pub fn children() -> BTreeMap<u32, String> {
-    let threads = fs::read_dir("/proc/self/task").expect("/proc is mounted");
-    let lists =
-        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let pids: Vec<u32> = lists
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|pid| pid.parse().ok())
-        .collect();
-    pids.into_iter()
-        .map(|pid| {
-            let what = Stat::of(pid).map_or_else(
-                || "gone while it was looked at".to_owned(),
-                |stat| format!("{} ({})", stat.name, stat.state),
-            );
-            (pid, what)
-        })
         .collect()
 }

@@ -9,6 +9,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tool_engine::{Call, Engine, EngineBuilder, Level, Policy, ProcessGroups, Sandbox};
+use tool_sandbox::ProcessVitals;
 
 use crate::{mark::Mark, wait::Watchdog};
 
@@ -63,13 +64,24 @@ impl Rig {
 
     /// Runs the test on a runtime of this flavour, and ends the process when it hangs.
     pub fn run<F: Future<Output = ()>>(flavour: Flavour, test: impl FnOnce(Rig) -> F) {
-        let _watchdog = Watchdog::new(Duration::from_secs(100));
+        Self::run_within(Duration::from_secs(100), flavour, test);
+    }
+
+    /// As [`run`](Self::run), with so much patience.
+    pub fn run_within<F: Future<Output = ()>>(
+        patience: Duration,
+        flavour: Flavour,
+        test: impl FnOnce(Rig) -> F,
+    ) {
+        let _watchdog = Watchdog::new(patience);
         let runtime = flavour.runtime();
         let rig = Self::new();
         if flavour == Flavour::MultiThread {
             // A thread has its name a moment after it is there, and a mark counts threads: not before both are up.
-            let workers =
-                || crate::mark::threads().into_values().filter(|name| name == "tokio-rt-worker").count();
+            let workers = || {
+                let threads = ProcessVitals::own().threads.expect("/proc is mounted");
+                threads.into_values().filter(|name| name == "tokio-rt-worker").count()
+            };
             crate::wait::until_blocking("both workers run", || workers() >= 2);
         }
         runtime.block_on(test(rig));

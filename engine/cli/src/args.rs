@@ -11,6 +11,11 @@ use crate::{exit_code, values};
 #[derive(Debug, Parser)]
 #[command(name = "run-tool", version, after_help = exit_code::TABLE, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// Send spans and metrics of calls to the OpenTelemetry collector at this address, as in http://localhost:4318; for a
+    /// run-tool that was built with the feature `otel` [default: OTEL_EXPORTER_OTLP_ENDPOINT, or nowhere]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(crate) otel_endpoint: Option<String>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -135,8 +135,9 @@ pub(crate) fn exec(args: &Exec, around: &Surroundings) -> Result<(Engine, Call, 
 }
 
 pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
-    // Who sits at the command line may wait as long as they like.
+    // Who sits at the command line may wait as long as they like, for one call.
     Engine::builder()
+        .max_running(1)
         .temp_dir(&around.temp_dir)
         .max_timeout(Duration::MAX)
         .launcher(Sandbox::builder().temp_dir(&around.temp_dir).build())

@@ -7,11 +7,15 @@ mod doctor;
 mod exit_code;
 mod find_runtime;
 mod new;
+#[cfg(feature = "otel")]
+mod otel;
 mod show;
 mod signals;
+mod telemetry;
 mod values;
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -28,6 +32,7 @@ use crate::{
     exit_code::{CANNOT_WRITE, Column, OUTPUT_CLOSED, by_signal, exit_code},
     show::{Live, Unsaid, say},
     signals::Signals,
+    telemetry::Telemetry,
 };
 
 fn main() -> ExitCode {
@@ -35,16 +40,17 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return refuse(&usage),
     };
+    let otel = cli.otel_endpoint.as_deref();
     let (done, column) = match &cli.command {
         Command::Run(args) => {
             let prepare = |around: &Surroundings| call::run(args, around);
-            (in_runtime(args.common.quiet, execute(prepare, &args.common, Column::Run)), Column::Run)
+            (in_runtime(args.common.quiet, otel, execute(prepare, &args.common, Column::Run)), Column::Run)
         }
         Command::Exec(args) => {
             let prepare = |around: &Surroundings| call::exec(args, around);
-            (in_runtime(args.common.quiet, execute(prepare, &args.common, Column::Exec)), Column::Exec)
+            (in_runtime(args.common.quiet, otel, execute(prepare, &args.common, Column::Exec)), Column::Exec)
         }
-        Command::Manage(command) => (manage(command), Column::Run),
+        Command::Manage(command) => (manage(command, otel), Column::Run),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -52,14 +58,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what needs an async runtime.
-fn in_runtime(quiet: bool, work: impl Future<Output = Result<u8>>) -> Result<u8> {
-    log_to_stderr(quiet);
+/// Does what needs an async runtime. `otel` is where spans and metrics go, if that was said.
+fn in_runtime(quiet: bool, otel: Option<&str>, work: impl Future<Output = Result<u8>>) -> Result<u8> {
+    let telemetry = Telemetry::begin(quiet, otel)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(work);
     // Not waited for: the thread that shows output may be stuck in a pipe that nobody reads.
     runtime.shutdown_background();
+    telemetry.end();
     done
 }
 
@@ -84,20 +91,32 @@ fn refuse(usage: &clap::Error) -> ExitCode {
     {
         return fail(&Unsaid(error).into(), Column::Run);
     }
-    let is_exec = std::env::args_os().nth(1).is_some_and(|word| word == "exec");
     ExitCode::from(match usage.kind() {
         UsageError::DisplayHelp | UsageError::DisplayVersion => 0,
-        _ if is_exec => Column::Exec.invalid(),
+        _ if is_exec(std::env::args_os().skip(1)) => Column::Exec.invalid(),
         _ => Column::Run.invalid(),
     })
 }
 
+/// Whether these arguments, which clap could not read, are those of `exec`: its name is the first word that is neither an
+/// option nor its value.
+fn is_exec(mut words: impl Iterator<Item = OsString>) -> bool {
+    while let Some(word) = words.next() {
+        if word == "--otel-endpoint" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return word == "exec";
+        }
+    }
+    false
+}
+
 /// Everything but calls. With the exit code.
-fn manage(command: &Manage) -> Result<u8> {
+fn manage(command: &Manage, otel: Option<&str>) -> Result<u8> {
     let look = Surroundings::look;
     match command {
         Manage::List(args) => declared::list(args, &look()?)?,
-        Manage::Describe(args) => return in_runtime(false, declared::describe(args, &look()?)),
+        Manage::Describe(args) => return in_runtime(false, otel, declared::describe(args, &look()?)),
         Manage::Check(args) => declared::check(args.manifest.as_deref(), &look()?)?,
         Manage::Doctor(args) => return doctor::doctor(args, &look()?),
         Manage::New(args) => new::new(args)?,
@@ -111,22 +130,6 @@ fn manage(command: &Manage) -> Result<u8> {
         Manage::Schema => say(format_args!("{:#}", ReportDocument::schema().to_value()))?,
     }
     Ok(0)
-}
-
-/// What the engine has to say beside outcomes. `RUN_TOOL_LOG` can ask for more: error, warn, info, debug, trace or off.
-fn log_to_stderr(quiet: bool) {
-    #[expect(clippy::disallowed_methods, reason = "the binary is where the environment is read")]
-    let wish = std::env::var("RUN_TOOL_LOG").ok().and_then(|level| level.parse().ok());
-    let default = if quiet {
-        tracing::level_filters::LevelFilter::OFF
-    } else {
-        tracing::level_filters::LevelFilter::WARN
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(wish.unwrap_or(default))
-        .with_writer(io::stderr)
-        .log_internal_errors(false)
-        .init();
 }
 
 /// Makes a call, shows it, and tells its end. With the exit code.

@@ -241,3 +241,24 @@ fn a_tool_cannot_change_what_declares_it() {
     assert_eq!(fs::read_to_string(work.join(".git/config")).unwrap(), "mine", "{err}");
     assert!(work.join("sub/renamed").exists(), "what else is in such a folder it may change: {err}");
 }
+
+#[test]
+fn the_examples_of_the_readme_end_as_it_says() {
+    let Some(folder) = scene("the README's examples") else { return };
+    let readme = include_str!("../../../README.md");
+    let (_, example) = readme.split_once("$ run-tool exec --timeout 1s -- sh -c '").unwrap();
+    let (script, rest) = example.split_once("'\n").unwrap();
+    let (shown, rest) = rest.split_once("$ echo $?\n").unwrap();
+    let (code, out, err) = said(folder.path(), &["--timeout", "1s"], script);
+    assert_eq!(format!("{code}"), rest.lines().next().unwrap());
+    // Process ids inside depend on who was faster.
+    let without_pids = |text: &str| {
+        let words =
+            text.split_inclusive(' ').map(|word| word.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let mut lines: Vec<String> = words.collect::<String>().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(without_pids(&format!("{out}{err}")), without_pids(shown));
+    assert!(include_str!("../../../scripts/quickstart").contains(&format!("sh -c '{script}'")));
+}

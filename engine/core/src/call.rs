@@ -120,7 +120,7 @@ impl Call {
         self
     }
 
-    /// The time between SIGTERM and SIGKILL. Default 2 s.
+    /// The time between SIGTERM and SIGKILL; zero: SIGKILL at once. Default 2 s.
     pub fn kill_grace(mut self, grace: Duration) -> Self {
         self.limits.kill_grace = Some(grace);
         self

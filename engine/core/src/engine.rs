@@ -14,16 +14,22 @@ use crate::{
     call::Call,
     cancel::Closing,
     ending::{Ending, Hearer},
+    event_log::HeldBytes,
     execution::Execution,
     janitor::Janitor,
     lane::Lane,
     limits::Limits,
+    metering,
     plan::Catalog,
     queue::{Bounds, Queue},
     registry::{Keep, Registry, Shelf},
     start::Starter,
     submission::Submission,
     sweep::Sweeper,
+    vitals::{
+        Own, Vitals,
+        watch::{self, VitalsWatch},
+    },
 };
 
 /// Runs calls. Cheap to clone; when the last clone is dropped, everything that runs is cancelled.
@@ -41,6 +47,8 @@ pub(crate) struct Core {
     /// Held by every execution: the tracker counts their blocking work, too.
     pub(crate) alive: Arc<()>,
     pub(crate) closing: Closing,
+    /// What all logs hold together.
+    pub(crate) event_bytes: HeldBytes,
     pub(crate) queue: Queue,
     /// For making processes, which may block for long.
     pub(crate) starts: Lane,
@@ -147,7 +155,44 @@ impl Engine {
 
     /// How many executions there are that have not ended, those that wait for their turn included.
     pub fn active(&self) -> usize {
-        Arc::strong_count(&self.core.alive) - 1
+        self.core.active()
+    }
+
+    /// What this process and this engine hold at this moment. Blocks shortly: it reads `/proc`, about 5 µs for each
+    /// descriptor, thread and child, and the names in the engine's temporary folder. Where there are thousands of them, a
+    /// runtime's own thread is better served by [`vitals_off_thread`](Self::vitals_off_thread).
+    pub fn vitals(&self) -> Vitals {
+        self.core.vitals()
+    }
+
+    /// As [`vitals`](Self::vitals), on a thread of the engine's; once that is shut down, on the caller's after all.
+    /// Cancel-safe.
+    pub async fn vitals_off_thread(&self) -> Vitals {
+        let core = Arc::clone(&self.core);
+        let looked = self.core.chores.spawn(move || core.vitals()).await;
+        looked.unwrap_or_else(|_| self.vitals())
+    }
+}
+
+impl Core {
+    fn active(&self) -> usize {
+        Arc::strong_count(&self.alive) - 1
+    }
+
+    pub(crate) fn vitals(&self) -> Vitals {
+        let own = Own {
+            executions: self.active(),
+            event_bytes: self.event_bytes.now(),
+            records: self.shelf.count(),
+            launcher: self.starter.launcher.vitals(),
+            temp_dir: &self.starter.temp_dir,
+        };
+        Vitals::of_engine(&self.runtime, own)
+    }
+
+    /// Has a task of the engine's done: [`Engine::shutdown`] waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn_on(task, &self.runtime);
     }
 }
 
@@ -168,6 +213,7 @@ pub struct EngineBuilder {
     max_memory: Option<u64>,
     keep: Keep,
     temp_dir: PathBuf,
+    watch: Option<VitalsWatch>,
 }
 
 impl Default for EngineBuilder {
@@ -186,6 +232,7 @@ impl Default for EngineBuilder {
             max_memory: None,
             keep: Keep { retention: Duration::from_secs(600), records: 10_000, bytes: 256 << 20 },
             temp_dir: PathBuf::from("/tmp"),
+            watch: None,
         }
     }
 }
@@ -286,6 +333,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Has the engine look at its [`Vitals`] now and then, warn when they have grown (through the crate `tracing`), and
+    /// record them (see [`METRICS`](crate::METRICS)). The watch is a task on the engine's runtime and ends with the engine.
+    /// Default: none.
+    pub fn watch(mut self, watch: VitalsWatch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// The engine.
     ///
     /// # Errors
@@ -305,12 +360,15 @@ impl EngineBuilder {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = self.max_running.unwrap_or(8 * cores);
         let lane = |name, threads| Lane::open(name, threads, tracker.clone()).map_err(BuildError::Thread);
-        let starts = lane("run-tool-start", (2 * cores).max(4))?;
+        // Who has no turn yet starts nothing.
+        let starts = lane("run-tool-start", (2 * cores).max(4).min(max_running.max(1)))?;
         let chores = lane("run-tool-chores", 2)?;
         let closing = Closing::default();
-        let core = Core {
+        metering::describe_metrics();
+        let core = Arc::new(Core {
             runtime,
             closing: closing.clone(),
+            event_bytes: HeldBytes::default(),
             queue: Queue::new(Bounds {
                 running: max_running,
                 running_per_owner: self.max_running_per_owner,
@@ -333,7 +391,10 @@ impl EngineBuilder {
                 max_timeout: self.max_timeout,
                 temp_dir,
             },
-        };
-        Ok(Engine { core: Arc::new(core), _last: Arc::new(Last(closing)) })
+        });
+        if let Some(settings) = self.watch {
+            watch::start(&core, closing.clone(), settings);
+        }
+        Ok(Engine { core, _last: Arc::new(Last(closing)) })
     }
 }

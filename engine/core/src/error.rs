@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tool_sandbox::{ExitStatus, LaunchError, LaunchStep};
+use tool_sandbox::{Architecture, ExitStatus, LaunchError, LaunchStep};
 
 use crate::report::{Report, Stream};
 
@@ -260,8 +260,14 @@ pub enum Limit {
         /// The limit in bytes.
         bytes: u64,
     },
-    /// A system call of another architecture, which is refused (SIGSYS).
-    Syscall,
+    /// A system call of another architecture, which is refused: the kernel ended the process with SIGSYS. All other calls that
+    /// are refused come back with an error.
+    Syscall {
+        /// The architecture, if the program was made for it. `None`: the program was not, and so nobody knows whether it made
+        /// such a call all the same, or a filter or signal of its own ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        architecture: Option<Architecture>,
+    },
 }
 
 impl std::fmt::Display for Limit {
@@ -276,9 +282,13 @@ impl std::fmt::Display for Limit {
             }
             Limit::Cpu { time } => write!(f, "{time:?} on processors"),
             Limit::FileSize { bytes } => write!(f, "{bytes} bytes in a file"),
-            Limit::Syscall => {
-                f.write_str("system calls: it made one of another architecture, which is refused")
+            Limit::Syscall { architecture: Some(architecture) } => {
+                write!(f, "system calls: it is a program for {architecture}, whose calls are refused in a sandbox")
             }
+            Limit::Syscall { architecture: None } => f.write_str(
+                "system calls: SIGSYS ended it, which in a sandbox is the end of one that makes calls of another \
+                 architecture (or of one with a filter of its own)",
+            ),
         }
     }
 }

@@ -8,7 +8,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -27,12 +30,23 @@ pub(crate) struct EventLog {
     ring: Mutex<Ring>,
 }
 
+/// The weight of what all logs of an engine hold together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HeldBytes(Arc<AtomicU64>);
+
+impl HeldBytes {
+    pub(crate) fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 struct Ring {
     events: VecDeque<Event>,
     /// The seq of the next event; that of the oldest one held is `next - events.len()`.
     next: u64,
     weight: u64,
+    held: HeldBytes,
     capacity: u64,
     ended: Option<Event>,
     waiting: BTreeMap<u64, Waker>,
@@ -62,6 +76,7 @@ impl Ring {
         self.events.push_back(Event { seq: self.next, at, kind });
         self.next += 1;
         self.weight += weight;
+        self.held.0.fetch_add(weight, Ordering::Relaxed);
         if let Some(pressure) = &mut self.back_pressure {
             pressure.weight += weight;
         }
@@ -72,7 +87,9 @@ impl Ring {
         let kept_for_reader = self.back_pressure.as_ref().map_or(u64::MAX, |pressure| pressure.unread);
         while self.weight > self.capacity && self.events.len() > 1 && self.oldest() < kept_for_reader {
             if let Some(event) = self.events.pop_front() {
-                self.weight -= event.kind.weight();
+                let weight = event.kind.weight();
+                self.weight -= weight;
+                self.held.0.fetch_sub(weight, Ordering::Relaxed);
             }
         }
     }
@@ -93,14 +110,21 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.weight, Ordering::Relaxed);
+    }
+}
+
 impl EventLog {
-    pub(crate) fn new(capacity: u64, back_pressure: bool) -> Self {
+    pub(crate) fn new(capacity: u64, back_pressure: bool, held: HeldBytes) -> Self {
         Self {
             began: Instant::now(),
             ring: Mutex::new(Ring {
                 events: VecDeque::new(),
                 next: 0,
                 weight: 0,
+                held,
                 capacity,
                 ended: None,
                 waiting: BTreeMap::new(),
@@ -153,6 +177,11 @@ impl EventLog {
         }
         pressure.was_full += pressure.full_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         Poll::Ready(())
+    }
+
+    /// Whether a reader may hold the tool up.
+    pub(crate) fn has_back_pressure(&self) -> bool {
+        self.ring().back_pressure.is_some()
     }
 
     /// For how long, in all, the reader has held the tool up.
@@ -286,7 +315,7 @@ mod tests {
 
     /// A log that holds about three small events.
     fn small(back_pressure: bool) -> Arc<EventLog> {
-        Arc::new(EventLog::new(stdout("12345678").weight() * 3, back_pressure))
+        Arc::new(EventLog::new(stdout("12345678").weight() * 3, back_pressure, HeldBytes::default()))
     }
 
     #[test]
@@ -330,9 +359,29 @@ mod tests {
 
     #[test]
     fn an_event_larger_than_the_ring_is_still_delivered() {
-        let log = Arc::new(EventLog::new(10, false));
+        let log = Arc::new(EventLog::new(10, false, HeldBytes::default()));
         log.append(stdout(&"x".repeat(100)));
         assert_eq!(drain(&mut log.read_from(0, false)).len(), 1);
+    }
+
+    #[test]
+    fn what_all_logs_hold_is_counted_until_the_last_reader_lets_go() {
+        let held = HeldBytes::default();
+        let weight = stdout("12345678").weight();
+        let logs = [false, true].map(|pressure| Arc::new(EventLog::new(weight * 3, pressure, held.clone())));
+        for log in &logs {
+            for _ in 0..10 {
+                log.append(stdout("12345678"));
+            }
+            log.end(None, || ());
+        }
+        assert_eq!(held.now(), weight * 13, "three in the ring, and ten that a reader holds back");
+        let [ring, pressed] = logs;
+        let late = ring.read_from(0, false);
+        drop((ring, pressed));
+        assert_eq!(held.now(), weight * 3);
+        drop(late);
+        assert_eq!(held.now(), 0);
     }
 
     #[test]

@@ -50,6 +50,8 @@ mod limits;
 mod masker;
 mod masking;
 mod masks;
+mod metering;
+mod observed;
 mod outcome;
 mod plan;
 mod queue;
@@ -63,6 +65,7 @@ mod streams;
 mod submission;
 mod sweep;
 mod sync;
+mod vitals;
 
 pub use call::{Call, Stdin, Target};
 pub use cancel::Cancellation;
@@ -73,6 +76,7 @@ pub use event_log::Events;
 pub use events::{Chunk, Event, EventKind, LogMessage, Progress};
 pub use execution::{Canceler, Execution, ExecutionId};
 pub use limits::{AfterExit, Limits, Overflow};
+pub use metering::{METRICS, Metric, MetricKind, describe_metrics};
 pub use plan::{CHANNEL_PLACEHOLDER, Catalog, Contract, Declared, Plan, Protocol};
 pub use registry::{End, Filter, Registry, RemoveError, Status, SubmitError, Submitted, UnknownId};
 pub use report::{ErrorDocument, Report, ReportDocument, Stream, Timings, Usage};
@@ -80,7 +84,8 @@ pub use secrets::Secret;
 pub use state::State;
 pub use tokio_util::sync::CancellationToken;
 pub use tool_sandbox::{
-    CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock, LandlockFound,
-    LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups, Remark, Residue,
-    ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound,
+    Architecture, CgroupFound, CgroupVersion, Enforced, Examination, ExitStatus, FolderFound, Landlock,
+    LandlockFound, LaunchStep, Launcher, Level, Missing, Network, Owners, Policy, Proc, ProcessGroups,
+    Remark, Residue, ResourceLimits, Sandbox, SandboxBuilder, Tmpfs, Trial, ZygoteFound, ZygoteVitals,
 };
+pub use vitals::{Grown, Growth, Vitals, watch::VitalsWatch};

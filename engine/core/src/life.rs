@@ -14,6 +14,7 @@ use crate::{
     execution::ExecutionId,
     lane::{Lane, Place},
     masking::Masking,
+    metering,
     queue::{Claim, Permit},
     report::Report,
     running::Running,
@@ -37,11 +38,17 @@ pub(crate) async fn live(
     cancels: &Cancels,
 ) -> Result<Report, ExecutionError> {
     let mut report = Report::new(id, label);
-    let ended = match admit(core, &call, cancels).await {
+    tracing::debug!("queued");
+    let queued = metering::OneMore::queued();
+    let admitted = admit(core, &call, cancels).await;
+    drop(queued);
+    report.timings.queued = log.began().elapsed();
+    let ended = match admitted {
         Err(kind) => Err(kind),
         // The permit is held until everything is cleaned up.
         Ok(_permit) => {
-            report.timings.queued = log.began().elapsed();
+            let _running = metering::OneMore::running();
+            tracing::debug!("starting");
             let started = start(core, id, call, &report.tool, &masking, cancels)
                 .await
                 .and_then(|started| started.watch(log, &core.chores));

@@ -32,7 +32,7 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// How long it may run without any output or progress. Default: unlimited.
     pub idle_timeout: Option<Duration>,
-    /// From SIGTERM to SIGKILL. Default 2 s.
+    /// From SIGTERM to SIGKILL. Zero: SIGKILL at once. Default 2 s.
     pub kill_grace: Option<Duration>,
     /// Default: [`AfterExit::Linger`] of 200 ms.
     pub after_exit: Option<AfterExit>,

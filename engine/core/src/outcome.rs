@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tool_sandbox::{Exit, ExitStatus, ResourceLimits};
+use tool_sandbox::{Architecture, Exit, ExitStatus, ResourceLimits};
 
 use crate::{
     cancel::Cancellation,
@@ -60,6 +60,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) resources: &'a ResourceLimits,
     /// Whether system calls were filtered.
     pub(crate) filtered: bool,
+    /// The architecture that the program is for, if all its calls are refused.
+    pub(crate) foreign: Option<Architecture>,
     pub(crate) protocol: &'a Protocol,
     pub(crate) terms: Option<Terms>,
     pub(crate) declared: Arc<Declared>,
@@ -80,6 +82,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
         exit,
         resources,
         filtered,
+        foreign,
         protocol,
         terms,
         declared,
@@ -95,7 +98,7 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
     if let (Cause::Exited, Some(stream)) = (&cause, overflowed) {
         cause = Cause::Overflow(stream);
     }
-    let hit = exit.and_then(|exit| hit(exit, resources, filtered));
+    let hit = exit.and_then(|exit| hit(exit, resources, filtered, foreign));
     match (cause, exit.map(|exit| exit.status)) {
         (Cause::Canceled(cancellation), _) => Err(cancellation.into()),
         (Cause::Timeout(clock), _) => Err(ErrorKind::Timeout {
@@ -147,7 +150,12 @@ pub(crate) async fn outcome(evidence: Evidence<'_>) -> Result<Option<Value>, Err
 
 /// The limit that a process which did not succeed ran into, by what the kernel says of it. An exit code is no evidence:
 /// 137 is what a shell says of a killed child, and what anybody may say.
-fn hit(exit: Exit, resources: &ResourceLimits, filtered: bool) -> Option<Limit> {
+fn hit(
+    exit: Exit,
+    resources: &ResourceLimits,
+    filtered: bool,
+    foreign: Option<Architecture>,
+) -> Option<Limit> {
     const SIGKILL: i32 = nix::libc::SIGKILL;
     const SIGXCPU: i32 = nix::libc::SIGXCPU;
     const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
@@ -164,7 +172,7 @@ fn hit(exit: Exit, resources: &ResourceLimits, filtered: bool) -> Option<Limit> 
         (ExitStatus::Signal(SIGXCPU), Some(time), _) if used * 2 >= time => Some(Limit::Cpu { time }),
         (ExitStatus::Signal(SIGKILL), Some(time), _) if used + CPU_TICKS >= time => Some(Limit::Cpu { time }),
         (ExitStatus::Signal(SIGXFSZ), _, Some(bytes)) => Some(Limit::FileSize { bytes }),
-        (ExitStatus::Signal(SIGSYS), ..) if filtered => Some(Limit::Syscall),
+        (ExitStatus::Signal(SIGSYS), ..) if filtered => Some(Limit::Syscall { architecture: foreign }),
         _ => None,
     }
 }

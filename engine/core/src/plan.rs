@@ -22,6 +22,13 @@ pub trait Catalog: Send + Sync + Debug {
     /// [`ErrorKind::Invalid`] for an unknown tool, an input that does not fit; nothing is started then.
     fn resolve(&self, call: &Call) -> Result<Plan, ErrorKind>;
 
+    /// Whether there is a tool of this name, as far as that can be told at once and without blocking. What is not known is
+    /// called `unknown` in [metrics](crate::METRICS): a name that a caller makes up must not become a time series. Default:
+    /// every name is known.
+    fn knows(&self, _name: &str) -> bool {
+        true
+    }
+
     /// [`Plan::resources`]' memory of this call, in bytes, where that is known at once: the queue asks before the call is
     /// resolved. Must not block. By default it is not known.
     fn memory(&self, _call: &Call) -> Option<u64> {

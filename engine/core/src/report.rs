@@ -68,6 +68,9 @@ pub struct Report {
     /// What to do about a failure, where that is known for sure: what the tool named at its end, is there, and was not shown
     /// to it.
     pub hints: Vec<String>,
+    /// The tool had not ended by itself, nor on SIGTERM, and got SIGKILL.
+    #[serde(skip)]
+    pub(crate) killed: bool,
 }
 
 impl Report {
@@ -88,6 +91,7 @@ impl Report {
             kill_pending: false,
             discarded_messages: 0,
             hints: Vec::new(),
+            killed: false,
         }
     }
 }

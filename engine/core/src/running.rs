@@ -54,6 +54,8 @@ pub(crate) struct Running<'a> {
     exited: bool,
     /// Somebody else reaped it.
     lost: bool,
+    /// It had not exited when SIGKILL was sent.
+    killed: bool,
     streams: Streams,
     protocol: Protocol,
     terms: Option<Terms>,
@@ -104,6 +106,7 @@ impl<'a> Running<'a> {
             resources: watched.resources,
             exited: false,
             lost: false,
+            killed: false,
             streams: watched.streams,
             protocol: watched.protocol,
             terms: watched.terms,
@@ -126,6 +129,7 @@ impl<'a> Running<'a> {
         let wall = deadline(self.began, self.limits.timeout);
         report.enforced = Some(self.enforced.clone());
         self.log.append(EventKind::Started { pid: self.leader.id() });
+        tracing::debug!(pid = self.leader.id(), "running");
 
         let cause = self.watch(wall).await;
         let cause = self.settle_ties(cause).await;
@@ -133,10 +137,12 @@ impl<'a> Running<'a> {
         report.timings.running = self.began.elapsed();
 
         let stopping = Instant::now();
+        tracing::debug!("stopping");
         self.stop(&cause, wall).await;
         report.timings.stopping = stopping.elapsed();
 
         let draining = Instant::now();
+        tracing::debug!("draining");
         (report.residue, report.sweep_incomplete) = match self.gone.take() {
             Some(gone) => (self.kill_contained(gone).await, false),
             None => self.kill_and_drain(&cause).await,
@@ -150,6 +156,7 @@ impl<'a> Running<'a> {
             drop(self.lane.spawn(move || drop(remains)));
         }
         report.timings.draining = draining.elapsed();
+        report.killed = self.killed;
 
         report.exit = exit.map(|exit| exit.status);
         report.usage.wall = self.began.elapsed();
@@ -174,6 +181,7 @@ impl<'a> Running<'a> {
             exit,
             resources: &self.resources,
             filtered: self.enforced.seccomp,
+            foreign: self.leader.foreign(),
             protocol: &self.protocol,
             terms: self.terms,
             declared: self.declared,
@@ -329,7 +337,7 @@ impl<'a> Running<'a> {
                 }
                 until = deadline(until, held_up).min(wall);
             }
-        } else {
+        } else if !self.limits.kill_grace.is_zero() {
             self.leader.terminate();
             let until = deadline(Instant::now(), self.limits.kill_grace);
             let cut = if matches!(cause, Cause::Canceled(_)) { Cut::Insisted } else { Cut::Requested };
@@ -373,6 +381,7 @@ impl<'a> Running<'a> {
             incomplete = !complete;
             // Who does not die in spite of a first SIGKILL is found again.
             found.retain(|straggler| !living.iter().any(|known| known.is(straggler)));
+            self.killed |= !self.exited;
             self.leader.kill();
             for straggler in &found {
                 if !straggler.kill() {
@@ -421,6 +430,7 @@ impl<'a> Running<'a> {
         let mut is_dead = self.exited && !self.leader.others_may_be_alive();
         if !is_dead {
             residue = self.residents(PATIENCE).await;
+            self.killed = !self.exited;
             self.leader.kill();
         }
         self.streams.close_input();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use crate::{
     call::Call,
     cancel::{CancelHandle, Cancels},
@@ -12,6 +14,7 @@ use crate::{
     life,
     limits::Limits,
     masking::Masking,
+    observed::Observed,
 };
 
 /// An execution that has not begun: what others hold of it, and its task.
@@ -40,7 +43,7 @@ impl Submission {
         masking.label(&call.secrets, &mut label);
         let ring = call.limits.event_ring.or(core.starter.limits.event_ring);
         let ring = Limits { event_ring: ring, ..Limits::default() }.event_ring();
-        let log = Arc::new(EventLog::new(ring, call.back_pressure));
+        let log = Arc::new(EventLog::new(ring, call.back_pressure, core.event_bytes.clone()));
         let (cancel, cancels) = Cancels::new(call.tokens.clone(), core.closing.clone());
         Self { id: ExecutionId::new(), label, log, cancel, task: Task { call, masking, cancels } }
     }
@@ -51,12 +54,15 @@ impl Task {
     pub(crate) fn spawn(self, core: &Arc<Core>, ending: Ending) {
         let Task { call, masking, cancels } = self;
         let (lent, alive) = (Arc::clone(core), Arc::clone(&core.alive));
+        let mut observed = Observed::new(ending.id, &call, &ending.label, core.starter.catalog.as_deref());
+        let span = observed.span();
         let task = async move {
             let (id, label) = (ending.id, ending.label.clone());
             let ended = life::live(&lent, id, call, label, masking, &ending.log, &cancels).await;
+            observed.ended(&ended);
             drop(alive);
             ending.tell(ended);
         };
-        core.tracker.spawn_on(task, &core.runtime);
+        core.tracker.spawn_on(task.instrument(span), &core.runtime);
     }
 }

@@ -5,13 +5,17 @@
 
 mod doctor;
 mod hints;
+mod installed;
 mod kernel;
+mod mounts;
 mod names;
 mod offer;
+mod parting;
 mod process;
 mod shown;
 mod socket;
 mod system;
+mod terms;
 mod view;
 mod zygote;
 
@@ -32,20 +36,23 @@ use rustix::{
     fs::{MemfdFlags, memfd_create},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Gid, Uid, getgid, getrlimit, getuid},
+    process::{Gid, Uid, getgid, getuid},
 };
-use tool_zygote::protocol::{Bytes, Event, Head, Launch, MAX_MESSAGE, Mount, What, Wire};
+use tool_zygote::protocol::{Bytes, Event, Head, MAX_MESSAGE, Wire};
 
 pub use self::doctor::{
     CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
 };
 pub(crate) use self::view::PROTECTED;
 use self::{
+    mounts::Mounts,
     names::Written,
     offer::Offer,
+    parting::Parting,
     process::Contained,
     shown::Shown,
-    view::{Mode, Place, View},
+    terms::{describe, limits, not_held},
+    view::View,
     zygote::{NoZygote, Source, Zygote},
 };
 use crate::{
@@ -55,7 +62,8 @@ use crate::{
     policy::{Network, Policy, ResourceLimits},
     process_group::ProcessGroups,
     program,
-    residue::{self, EXECUTION_VARIABLE, ScanTarget, Swept},
+    residue::{self, ScanTarget, Swept},
+    vitals::{LauncherVitals, ZygoteVitals},
 };
 
 /// Launches every process in a sandbox, at the highest level that this machine can do; but with
@@ -80,7 +88,13 @@ pub struct SandboxBuilder {
 struct Inner {
     settings: SandboxBuilder,
     state: Mutex<State>,
+    /// Held while a zygote is started, which takes its time; `state` and `watched` never are.
+    starting: Mutex<()>,
+    /// Folders in which the keeper cleans up when we cannot. They only become more.
+    watched: Mutex<Vec<PathBuf>>,
     written: Written,
+    /// Each sandbox that was made for a call has one, too.
+    sandboxes: Arc<()>,
 }
 
 /// What there is once something was launched.
@@ -91,8 +105,6 @@ struct State {
     zygotes: HashMap<Option<u32>, Arc<Zygote>>,
     /// By user and group on disk, and the tool's user.
     id_maps: HashMap<((u32, u32), u32), Arc<OwnedFd>>,
-    /// Folders in which the keeper cleans up when we cannot.
-    watched: Vec<PathBuf>,
 }
 
 /// How many maps of users are kept. Each is one descriptor; nearly all calls need the same one or two.
@@ -144,7 +156,14 @@ impl SandboxBuilder {
 
     /// The launcher. Nothing is tried out yet.
     pub fn build(self) -> Sandbox {
-        Sandbox(Arc::new(Inner { settings: self, state: Mutex::default(), written: Written::default() }))
+        Sandbox(Arc::new(Inner {
+            settings: self,
+            state: Mutex::default(),
+            starting: Mutex::default(),
+            watched: Mutex::default(),
+            written: Written::default(),
+            sandboxes: Arc::default(),
+        }))
     }
 }
 
@@ -196,20 +215,42 @@ impl Launcher for Sandbox {
     }
 
     fn keep_clean(&self, folder: &Path) {
-        let mut state = self.0.state();
-        if !state.watched.iter().any(|watched| watched == folder) {
-            state.watched.push(folder.to_owned());
-            state.zygotes.values().for_each(|zygote| zygote.watch(folder));
+        let mut watched = self.0.watched();
+        if !watched.iter().any(|watched| watched == folder) {
+            watched.push(folder.to_owned());
         }
     }
 
+    fn vitals(&self) -> LauncherVitals {
+        let mut vitals = LauncherVitals {
+            sandboxes: Arc::strong_count(&self.0.sandboxes) as u64 - 1,
+            ..LauncherVitals::default()
+        };
+        let zygotes: Vec<_> = {
+            let state = self.0.state();
+            if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
+                vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
+                vitals.pooled_cgroups = cgroups.pooled() as u64;
+            }
+            // Only their ids leave: whoever holds the last of a zygote sees to its end.
+            state.zygotes.values().filter_map(|zygote| zygote.pid()).collect()
+        };
+        vitals.zygotes = zygotes.into_iter().map(ZygoteVitals::of).collect();
+        vitals
+    }
+
     fn close(&self) {
-        let mut state = self.0.state();
+        let State { offer, zygotes, id_maps } = {
+            // Nobody starts one meanwhile that would be left.
+            let _starting = self.0.starting();
+            std::mem::take(&mut *self.0.state())
+        };
         // What still runs holds on to its zygote and its cgroup.
-        let kept = State { watched: state.watched.clone(), ..State::default() };
-        let gone = std::mem::replace(&mut *state, kept);
-        drop(state);
-        drop(gone);
+        let partings: Vec<Parting> =
+            zygotes.into_values().filter_map(Arc::into_inner).filter_map(Zygote::ask_to_end).collect();
+        // They take themselves apart while the cgroups are removed.
+        drop((offer, id_maps));
+        partings.into_iter().for_each(Parting::wait);
     }
 }
 
@@ -219,14 +260,6 @@ fn is_unsandboxed(policy: &Policy) -> bool {
 
 fn bytes(path: impl AsRef<Path>) -> Bytes {
     Bytes(path.as_ref().as_os_str().as_bytes().to_vec())
-}
-
-/// Mounts, in the form that the zygote gets them, and the descriptors that go with them.
-#[derive(Default)]
-struct Mounts {
-    mounts: Vec<Mount>,
-    passed: Vec<OwnedFd>,
-    points: Vec<(Bytes, bool)>,
 }
 
 impl Inner {
@@ -373,7 +406,9 @@ impl Inner {
             per_process,
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
-        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote);
+        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote)
+            .of_architecture(view.foreign)
+            .counted(Arc::clone(&self.sandboxes));
         if namespaced {
             process = process.showing(Shown::of(&view));
         }
@@ -384,31 +419,47 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn starting(&self) -> MutexGuard<'_, ()> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The zygote for this user; a new one if there is none, or none any more.
     fn zygote(&self, offer: &Offer, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
         let key = user.map(|(uid, _)| uid);
-        let mut state = self.state();
-        if let Some(zygote) = state.zygotes.get(&key) {
-            if !zygote.is_gone() {
-                return Ok(Arc::clone(zygote));
-            }
-            state.zygotes.remove(&key);
+        let living = || self.state().zygotes.get(&key).filter(|zygote| !zygote.is_gone()).cloned();
+        if let Some(zygote) = living() {
+            return Ok(zygote);
         }
-        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &state.watched))
+        let _starting = self.starting();
+        // Whoever was before us has started one.
+        if let Some(zygote) = living() {
+            return Ok(zygote);
+        }
+        let watched = self.watched().clone();
+        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &watched))
             .map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
-        state.zygotes.insert(key, Arc::clone(&zygote));
+        self.state().zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)
     }
 
     /// What this machine can do, tried out once.
     fn offer(&self) -> Result<Arc<Offer>, LaunchError> {
-        let mut state = self.state();
-        if let Some(offer) = &state.offer {
-            return Ok(Arc::clone(offer));
+        if let Some(offer) = self.known_offer() {
+            return Ok(offer);
         }
-        let (offer, zygote) = Offer::find(&self.settings, &state.watched)?;
+        let _starting = self.starting();
+        if let Some(offer) = self.known_offer() {
+            return Ok(offer);
+        }
+        let watched = self.watched().clone();
+        let (offer, zygote) = Offer::find(&self.settings, &watched)?;
         let offer = Arc::new(offer);
+        let mut state = self.state();
         state.offer = Some(Arc::clone(&offer));
         if let Some(zygote) = zygote {
             state.zygotes.insert(offer.user.map(|(uid, _)| uid), Arc::new(zygote));
@@ -416,261 +467,21 @@ impl Inner {
         Ok(offer)
     }
 
-    fn mount(
-        &self,
-        mounts: &mut Mounts,
-        zygote: &Zygote,
-        user: Option<(u32, u32)>,
-        target: &Path,
-        place: &Place,
-        resources: &ResourceLimits,
-    ) -> Result<(), LaunchError> {
-        let read_only = place.mode == Mode::ReadOnly;
-        let what = match place.mode {
-            Mode::Tmpfs(size) => What::Tmpfs {
-                size: size.or(resources.tmp_size).unwrap_or(TMP.0),
-                inodes: resources.tmp_files.unwrap_or(TMP.1),
-            },
-            Mode::Hidden if place.folder => What::EmptyFolder,
-            Mode::Hidden => What::EmptyFile,
-            Mode::ReadOnly | Mode::ReadWrite => match user {
-                Some(user) => {
-                    mounts.passed.push(self.make_mount(zygote, user, place)?);
-                    What::Passed
-                }
-                None => What::Path {
-                    source: bytes(&place.source),
-                    device: place.identity.0,
-                    inode: place.identity.1,
-                    read_only,
-                },
-            },
-        };
-        mounts.add(target, place.folder, what);
-        Ok(())
-    }
-
-    /// Makes a mount that only root can make: one on which the owner's files are the tool's.
-    fn make_mount(&self, zygote: &Zygote, user: (u32, u32), place: &Place) -> Result<OwnedFd, LaunchError> {
-        let failed = |error: io::Error| {
-            LaunchError::new(LaunchStep::Policy, place.source.display().to_string(), error)
-        };
-        let fd = kernel::open_strictly(&place.source).map_err(|errno| failed(errno.into()))?;
-        let now = rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?;
-        if (now.st_dev, now.st_ino) != place.identity {
-            return Err(failed(Errno::STALE.into()).hint("something else was put there just now; call again"));
+    /// What was found out before. Each keeper knows all folders to watch afterwards: whoever makes something in them asks for
+    /// the offer first.
+    fn known_offer(&self) -> Option<Arc<Offer>> {
+        let state = self.state();
+        let offer = Arc::clone(state.offer.as_ref()?);
+        let watched = self.watched();
+        let untold = state.zygotes.values().filter(|zygote| zygote.has_to_watch(&watched));
+        let untold: Vec<_> = untold.cloned().collect();
+        if !untold.is_empty() {
+            let folders = watched.clone();
+            drop((watched, state));
+            untold.iter().for_each(|zygote| zygote.watch(&folders));
         }
-        let clone = || kernel::clone_mount(&fd).map_err(failed);
-        let tree = clone()?;
-        let attributes =
-            kernel::NOSUID | kernel::NODEV | if place.mode == Mode::ReadOnly { kernel::RDONLY } else { 0 };
-        if place.owner == user {
-            kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
-            return Ok(tree);
-        }
-        let map = self.id_map(zygote, place.owner, user)?;
-        match kernel::restrict_mount(&tree, attributes, Some(&map)) {
-            Ok(()) => Ok(tree),
-            // This file system cannot map users. Then it is shown as it is: what everybody may read can be read.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && place.mode == Mode::ReadOnly => {
-                let tree = clone()?;
-                kernel::restrict_mount(&tree, attributes, None).map_err(failed)?;
-                Ok(tree)
-            }
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(failed(error).hint(format!(
-                "its file system ({}) cannot show files as another user's, so a tool could not write there; put the folder \
-                 on ext4, xfs, btrfs or tmpfs (in a container: on a volume), or run as the folder's owner instead of root",
-                offer::file_system(&place.source)
-            ))),
-            Err(error) => Err(failed(error)),
-        }
+        Some(offer)
     }
-
-    fn id_map(
-        &self,
-        zygote: &Zygote,
-        owner: (u32, u32),
-        user: (u32, u32),
-    ) -> Result<Arc<OwnedFd>, LaunchError> {
-        let key = (owner, user.0);
-        if let Some(map) = self.state().id_maps.get(&key) {
-            return Ok(Arc::clone(map));
-        }
-        let map = zygote
-            .id_map(owner)
-            .map_err(|failure| offer::launch_error(&failure, Path::new("a map of users")))?;
-        let map = Arc::new(map);
-        let maps = &mut self.state().id_maps;
-        if maps.len() >= MOST_ID_MAPS {
-            maps.clear();
-        }
-        maps.insert(key, Arc::clone(&map));
-        Ok(map)
-    }
-
-    /// The folder that only this call uses is given to the tool's user, and shown at its own place.
-    fn mount_private(
-        &self,
-        mounts: &mut Mounts,
-        user: Option<(u32, u32)>,
-        folder: &Path,
-    ) -> Result<(), LaunchError> {
-        let failed =
-            |error: io::Error| LaunchError::new(LaunchStep::Channel, folder.display().to_string(), error);
-        // The engine's temporary folder may be reached through a link.
-        let source = folder.canonicalize().map_err(failed)?;
-        let what = match user {
-            Some((uid, gid)) => {
-                let fd = kernel::open_strictly(&source).map_err(|errno| failed(errno.into()))?;
-                for entry in std::fs::read_dir(&source).map_err(failed)? {
-                    std::os::unix::fs::lchown(entry.map_err(failed)?.path(), Some(uid), Some(gid))
-                        .map_err(failed)?;
-                }
-                std::os::unix::fs::chown(&source, Some(uid), Some(gid)).map_err(failed)?;
-                let tree = kernel::clone_mount(&fd).map_err(failed)?;
-                kernel::restrict_mount(&tree, kernel::NOSUID | kernel::NODEV, None).map_err(failed)?;
-                mounts.passed.push(tree);
-                What::Passed
-            }
-            None => {
-                let found = std::fs::metadata(&source).map_err(failed)?;
-                use std::os::unix::fs::MetadataExt;
-                What::Path {
-                    source: bytes(&source),
-                    device: found.dev(),
-                    inode: found.ino(),
-                    read_only: false,
-                }
-            }
-        };
-        // Its place is in the common view.
-        mounts.mounts.push(Mount { target: bytes(system::PRIVATE), folder: true, what });
-        Ok(())
-    }
-}
-
-impl Mounts {
-    fn add(&mut self, target: &Path, folder: bool, what: What) {
-        let target = &system::place(target);
-        let inside_another = self
-            .mounts
-            .iter()
-            .any(|outer| target.starts_with(Path::new(std::ffi::OsStr::from_bytes(&outer.target.0))));
-        let in_common_view = system::shows(target) || target == Path::new("/etc/resolv.conf");
-        let in_tmp = ["/tmp", "/dev/shm"].iter().any(|tmp| target.starts_with(tmp));
-        if !(inside_another || in_common_view || in_tmp) {
-            self.points.push((bytes(target), folder));
-        }
-        self.mounts.push(Mount { target: bytes(target), folder, what });
-    }
-}
-
-/// The launch as the zygote gets it.
-fn describe(
-    spec: &LaunchSpec,
-    view: &View,
-    mounts: Vec<Mount>,
-    rlimits: Vec<Rlimit>,
-    namespaced: bool,
-    program: &Path,
-) -> Launch {
-    let mut args = vec![Bytes(spec.program.as_bytes().to_vec())];
-    args.extend(spec.args.iter().map(|arg| Bytes(arg.as_bytes().to_vec())));
-    let marker = (EXECUTION_VARIABLE.into(), spec.execution.clone().into());
-    let env =
-        spec.env.iter().chain([&marker]).map(|(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
-            Bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
-        });
-    let places = |wanted: fn(&Mode) -> bool| {
-        let places = view.places.iter().filter(move |(_, place)| wanted(&place.mode));
-        // Without a view of its own, places are where they are.
-        places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
-    };
-    let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
-    let mut writable: Vec<Bytes>;
-    let mut readable = Vec::new();
-    if namespaced {
-        writable = ["/tmp", "/dev", "/proc", system::PRIVATE].iter().map(bytes).chain(written).collect();
-    } else {
-        writable = system::writable_in_place().iter().map(bytes).chain(written).collect();
-        writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
-        readable.extend(system::readable_in_place().iter().map(bytes));
-        readable.extend(places(|mode| *mode == Mode::ReadOnly));
-    }
-    Launch {
-        program: bytes(if namespaced { &view.program } else { program }),
-        args,
-        env: env.collect(),
-        workdir: bytes(&view.workdir),
-        mounts,
-        rlimits,
-        writable,
-        readable,
-        no_network: spec.policy.network != Some(Network::Host),
-    }
-}
-
-/// Numbers of resources, and their soft and hard limits.
-type Rlimits = Vec<Rlimit>;
-
-/// A limit of each process: its number, soft and hard.
-type Rlimit = (u32, (u64, u64));
-
-/// Limits of each process (getrlimit(2)), a bound on process ids, and the names of the limits that hold only so.
-fn limits(
-    resources: &ResourceLimits,
-    offer: &Offer,
-    namespaced: bool,
-    in_cgroup: bool,
-) -> (Rlimits, u32, Vec<String>) {
-    /// Once all have been used, the kernel does not hand out ids below this one again (RESERVED_PIDS). So there are as many
-    /// as are allowed; at the beginning, more.
-    const RESERVED_PIDS: u32 = 300;
-    let mut per_process = Vec::new();
-    // 1, not 0: with 0 a program that gets core dumps handed (`core_pattern` with a pipe) is still started.
-    let mut limits = vec![(libc::RLIMIT_CORE, (1, 1))];
-    let hard = getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let open_files = resources.open_files.map_or(OPEN_FILES, u64::from).min(hard);
-    limits.push((libc::RLIMIT_NOFILE, (open_files, open_files)));
-    if let Some(bytes) = resources.file_size {
-        limits.push((libc::RLIMIT_FSIZE, (bytes, bytes)));
-    }
-    if let Some(time) = resources.cpu_time {
-        // Whole seconds, and one more before it cannot be caught.
-        let seconds = (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1);
-        limits.push((libc::RLIMIT_CPU, (seconds, seconds + 1)));
-        if !in_cgroup {
-            per_process.push("cpu_time".into());
-        }
-    }
-    let mut pid_max = 0;
-    if !in_cgroup {
-        if let Some(bytes) = resources.memory {
-            limits.push((libc::RLIMIT_DATA, (bytes, bytes)));
-            per_process.push("memory".into());
-        }
-        if namespaced && offer.pid_max {
-            pid_max = resources.pids.unwrap_or(PIDS).max(1).saturating_add(RESERVED_PIDS);
-        }
-    }
-    (limits, pid_max, per_process)
-}
-
-/// What of policy and limits is nobody's to hold.
-fn not_held(spec: &LaunchSpec, namespaced: bool, in_cgroup: bool, bounds_pids: bool) -> Vec<String> {
-    let is_in_writable = |path: &PathBuf| spec.policy.rw.iter().any(|outer| path.starts_with(outer));
-    let words = spec.policy.words().chain(spec.resources.words());
-    words
-        .filter(|word| match *word {
-            "hide" | "protect" | "tmpfs" | "tmp_size" | "tmp_files" => !namespaced,
-            // Landlock takes nothing back that holds for a folder around it.
-            "ro" => !namespaced && spec.policy.ro.iter().any(is_in_writable),
-            "cpus" => !in_cgroup,
-            "pids" => !in_cgroup && !bounds_pids,
-            _ => false,
-        })
-        .map(String::from)
-        .collect()
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {

@@ -16,6 +16,7 @@ use crate::{
     level::{Enforced, Level},
     policy::{Policy, ResourceLimits},
     residue::{Residue, ScanTarget, Swept},
+    vitals::LauncherVitals,
 };
 
 /// Where the process reads its standard input from. A terminal is never passed in.
@@ -107,8 +108,13 @@ pub trait Launcher: Send + Sync + Debug {
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;
 
     /// Folders in this one whose names begin with [`own_prefix`](crate::own_prefix) are removed when this program dies before
-    /// it can, where there is somebody to do that.
+    /// it can, where there is somebody to do that: from the next answer of [`level`](Self::level) on. Never blocks.
     fn keep_clean(&self, _folder: &Path) {}
+
+    /// What it holds at this moment. Short: a look into `/proc` for each zygote, and no waiting.
+    fn vitals(&self) -> LauncherVitals {
+        LauncherVitals::default()
+    }
 
     /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
     /// Blocks, for seconds at most.
@@ -173,6 +179,11 @@ pub trait Process: Send + Sync + Debug {
         None
     }
 
+    /// The architecture of its program, by that one's own header, if the sandbox refuses all system calls of programs for it.
+    fn foreign(&self) -> Option<Architecture> {
+        None
+    }
+
     /// What takes time to let go of, once it was reaped: to be dropped where nobody waits.
     fn remains(&mut self) -> Option<OwnedFd> {
         None
@@ -186,6 +197,29 @@ pub trait Process: Send + Sync + Debug {
     /// # Errors
     /// `ECHILD` when somebody else reaped it.
     fn reap(&mut self) -> io::Result<Option<Exit>>;
+}
+
+/// An architecture whose programs this kernel may execute beside its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Architecture {
+    /// 32-bit x86.
+    I386,
+    /// x86-64 with 32-bit pointers.
+    X32,
+    /// 32-bit ARM.
+    Arm,
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Architecture::I386 => "i386",
+            Architecture::X32 => "x32",
+            Architecture::Arm => "32-bit ARM",
+        })
+    }
 }
 
 /// How a process ended.

@@ -13,6 +13,7 @@ mod process_group;
 mod procfs;
 mod program;
 mod residue;
+mod vitals;
 mod wait;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupVersion, Cgroups, Counters, NoCgroups, System};
@@ -21,11 +22,12 @@ pub use contained::{
     ZygoteFound,
 };
 pub use launch::{
-    Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Process,
-    Stdin, Usage,
+    Architecture, Counted, Exit, ExitStatus, LaunchError, LaunchSpec, LaunchStep, Launched, Launcher,
+    Missing, Process, Stdin, Usage,
 };
 pub use level::{Enforced, Landlock, Level, Proc};
 pub use policy::{Network, Policy, ResourceLimits, Tmpfs};
 pub use process_group::ProcessGroups;
 pub use procfs::own_prefix;
 pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};
+pub use vitals::{LauncherVitals, ProcessVitals, ZygoteVitals};

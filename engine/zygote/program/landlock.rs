@@ -37,6 +37,21 @@ pub(crate) struct Landlock {
     pub(crate) scopes: bool,
 }
 
+/// A child that tries it out.
+pub(crate) struct Probe {
+    abi: u32,
+    child: Option<i32>,
+}
+
+impl Probe {
+    /// What it found.
+    pub(crate) fn found(self) -> Landlock {
+        let status = self.child.and_then(|child| sys::wait(child).ok());
+        let seen = status.map_or(0, |status| status >> 8 & 0xff);
+        Landlock { abi: self.abi, files: seen & 1 != 0, scopes: seen & 2 != 0 }
+    }
+}
+
 fn all_files(abi: u32) -> u64 {
     let mut all = ABI_1;
     if abi >= 2 {
@@ -53,19 +68,13 @@ fn all_files(abi: u32) -> u64 {
 
 impl Landlock {
     /// Tries it in a child: some kernels announce an ABI without doing all of it.
-    pub(crate) fn probe() -> Self {
+    pub(crate) fn probe() -> Probe {
         let abi = sys::landlock_abi();
-        if abi == 0 {
-            return Self::default();
+        let child = if abi == 0 { None } else { sys::fork(0).ok() };
+        if child == Some(0) {
+            sys::exit(Self { abi, files: false, scopes: false }.try_out());
         }
-        match sys::fork(0) {
-            Ok(0) => sys::exit(Self { abi, files: false, scopes: false }.try_out()),
-            Ok(pid) => {
-                let seen = sys::wait(pid).map_or(0, |status| status >> 8 & 0xff);
-                Self { abi, files: seen & 1 != 0, scopes: seen & 2 != 0 }
-            }
-            Err(_) => Self { abi, files: false, scopes: false },
-        }
+        Probe { abi, child }
     }
 
     fn try_out(self) -> i32 {

@@ -262,7 +262,7 @@ fn show(launch: &Launch, entered: &Entered, passed: Vec<OwnedFd>) -> Steps<()> {
 }
 
 /// A network namespace with nothing but loopback in it.
-fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
+pub(crate) fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
     sys::unshare(sys::CLONE_NEWNET).at(Step::Network, b"")?;
     sys::loopback_up().at(Step::Network, b"lo")?;
     // The next user of this namespace shall not find ports taken by connections of this one. Not all kernels have it for
@@ -461,37 +461,46 @@ impl Inmate {
     }
 }
 
-/// Who is alive besides us. With a process id namespace, that is whoever can be seen. Without one, all processes of the
-/// machine can be, and ours are those that descend from us; orphans among them are our children.
+/// Who is alive besides us.
 fn everybody(namespaced: bool) -> Vec<Inmate> {
-    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let own = sys::getpid();
-    let mut found: Vec<Inmate> = pids.filter(|pid| *pid != own).filter_map(Inmate::of).collect();
-    if !namespaced {
-        let mut family = vec![own];
-        let mut known = 0;
-        while known < family.len() {
-            let parent = family[known];
-            known += 1;
-            family.extend(found.iter().filter(|one| one.parent == parent).map(|one| one.pid));
-        }
-        found.retain(|one| family.contains(&one.pid));
+    if namespaced {
+        return visible().collect();
     }
+    // Without a process id namespace, all processes of the machine can be seen, and ours are those that descend from us;
+    // orphans among them are our children.
+    let mut found: Vec<Inmate> = visible().collect();
+    let mut family = vec![sys::getpid()];
+    let mut known = 0;
+    while known < family.len() {
+        let parent = family[known];
+        known += 1;
+        family.extend(found.iter().filter(|one| one.parent == parent).map(|one| one.pid));
+    }
+    found.retain(|one| family.contains(&one.pid));
     found
+}
+
+/// Who can be seen besides us; looked at one by one.
+fn visible() -> impl Iterator<Item = Inmate> {
+    let own = sys::getpid();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(move |pid| *pid != own).filter_map(Inmate::of)
 }
 
 /// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
 /// message.
 fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
     const MOST: usize = 100;
-    let group = |one: &Inmate| if one.group == program { 2 } else { one.group };
-    everybody(namespaced)
-        .iter()
-        .filter(|one| one.pid != program && !one.exiting)
-        .take(MOST)
-        .map(|one| (one.pid, (group(one), command(one.pid))))
-        .collect()
+    let describe = |one: Inmate| {
+        let group = if one.group == program { 2 } else { one.group };
+        (one.pid, (group, command(one.pid)))
+    };
+    let is_left = |one: &Inmate| one.pid != program && !one.exiting;
+    if namespaced {
+        return visible().filter(is_left).take(MOST).map(describe).collect();
+    }
+    everybody(namespaced).into_iter().filter(is_left).take(MOST).map(describe).collect()
 }
 
 /// The beginning of a command line: more than is shown of it, so that it can be told that there is more.

@@ -116,13 +116,19 @@ fn set_up(init: Init) -> Steps<SetUp> {
         proc: false,
         pid_max: false,
     };
-    let mut host = None;
-    if init.namespaces {
-        host = Some(make_namespaces(&init, &mut hello)?);
-    } else {
-        sys::adopt_orphans().at(Step::Watch, b"")?;
-    }
+    // It is tried out while we go on.
     let landlock = Landlock::probe();
+    let made = if init.namespaces {
+        make_namespaces(&init).map(Some)
+    } else {
+        sys::adopt_orphans().at(Step::Watch, b"").map(|()| None)
+    };
+    // Reaped in any case.
+    let landlock = landlock.found();
+    let host = made?.map(|(host, proc)| {
+        (hello.proc, hello.pid_max) = found_proc(proc);
+        host
+    });
     hello.landlock_abi = landlock.abi;
     hello.landlock_files = landlock.files;
     hello.landlock_scopes = landlock.scopes;
@@ -132,7 +138,7 @@ fn set_up(init: Init) -> Steps<SetUp> {
     Ok((host, hello, landlock, signals, own))
 }
 
-fn make_namespaces(init: &Init, hello: &mut Hello) -> Steps<Host> {
+fn make_namespaces(init: &Init) -> Steps<(Host, Option<i32>)> {
     // What is written below belongs to root otherwise.
     sys::set_dumpable(true).at(Step::UserMap, b"")?;
     let (outside_uid, outside_gid) = ids()?;
@@ -149,14 +155,14 @@ fn make_namespaces(init: &Init, hello: &mut Hello) -> Steps<Host> {
     sys::drop_bounding_set().at(Step::Capabilities, b"")?;
     let mounts = fs::File::open("/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
     let pool = sys::socket_pair().at(Step::Network, b"")?;
-    (hello.proc, hello.pid_max) = probe_proc();
-    Ok(Host {
+    let host = Host {
         mounts: mounts.into(),
         system: init.system.clone(),
         templates: Vec::new(),
         networks: Vec::new(),
         pool,
-    })
+    };
+    Ok((host, probe_proc()))
 }
 
 fn ids() -> Steps<(u32, u32)> {
@@ -164,24 +170,27 @@ fn ids() -> Steps<(u32, u32)> {
     Ok((std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own)))
 }
 
-/// Whether a /proc can be mounted in a new process id namespace, and process ids bounded there.
-fn probe_proc() -> (bool, bool) {
-    match sys::fork(sys::CLONE_NEWPID) {
-        Ok(0) => {
-            let Ok(proc) = view::proc() else { sys::exit(0) };
-            let bounded = sys::fchdir(&proc).is_ok() && fs::write("sys/kernel/pid_max", "400").is_ok();
-            sys::exit(if bounded { 3 } else { 1 })
-        }
-        Ok(pid) => {
-            let seen = sys::wait(pid).map_or(0, |status| status >> 8 & 0xff);
-            (seen & 1 != 0, seen & 2 != 0)
-        }
-        Err(_) => (false, false),
+/// A child that tries whether a /proc can be mounted in a new process id namespace, and process ids bounded there.
+fn probe_proc() -> Option<i32> {
+    let child = sys::fork(sys::CLONE_NEWPID);
+    if child == Ok(0) {
+        let Ok(proc) = view::proc() else { sys::exit(0) };
+        let bounded = sys::fchdir(&proc).is_ok() && fs::write("sys/kernel/pid_max", "400").is_ok();
+        sys::exit(if bounded { 3 } else { 1 })
     }
+    child.ok()
+}
+
+fn found_proc(child: Option<i32>) -> (bool, bool) {
+    let status = child.and_then(|child| sys::wait(child).ok());
+    let seen = status.map_or(0, |status| status >> 8 & 0xff);
+    (seen & 1 != 0, seen & 2 != 0)
 }
 
 impl Zygote {
     fn serve(mut self) -> ! {
+        // The engine is still busy with the first launch.
+        self.make_network();
         loop {
             let pool = self.host.as_ref().map(|host| host.pool.0.as_fd());
             let [asked, died, keeper_died, signaled, network] = sys::poll(
@@ -213,6 +222,25 @@ impl Zygote {
                     Err(_) => {}
                 }
             }
+        }
+    }
+
+    /// Makes a network namespace ahead. Without it, the first sandbox makes its own.
+    fn make_network(&mut self) {
+        let Some(host) = &self.host else { return };
+        self.launches += 1;
+        let number = self.launches;
+        match sys::fork(0) {
+            Ok(0) => {
+                // As for a sandbox: we end with the zygote.
+                let done =
+                    sys::die_with_parent().is_ok() && sandbox::new_network(&host.pool.1, number).is_ok();
+                sys::exit(i32::from(!done))
+            }
+            Ok(pid) => {
+                self.children.insert(pid, Some(Used { number, namespace: None }));
+            }
+            Err(_) => {}
         }
     }
 

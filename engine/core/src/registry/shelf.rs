@@ -43,6 +43,11 @@ impl Shelf {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many records there are, those included that have stayed for long enough and are not swept up yet.
+    pub(crate) fn count(&self) -> usize {
+        self.book().size().0
+    }
+
     /// Since the beginning.
     pub(super) fn now(&self) -> Duration {
         self.began.elapsed()

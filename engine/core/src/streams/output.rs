@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    pipe::fcntl_getpipe_size,
+    pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
 };
 use tokio::{
     net::unix::pipe,
@@ -31,6 +31,10 @@ use crate::{
 /// How much is read at once: what a pipe holds by default (pipe(7)).
 const CHUNK: usize = 64 << 10;
 
+/// What the pipe of a tool that writes more than we can read at once is made to hold (F_SETPIPE_SZ, fcntl(2)): the two then
+/// wait for each other less often.
+const WIDE: usize = 1 << 20;
+
 /// How long a tool is silent before a few bytes that may be a secret's beginning are taken for the end of a prompt: see
 /// [`StreamMasker::let_go`].
 const QUIET: Duration = Duration::from_secs(1);
@@ -41,6 +45,8 @@ pub(crate) struct Output {
     pub(super) stream: Stream,
     /// `None` when it is at its end, or was closed.
     pub(super) pipe: Option<pipe::Receiver>,
+    /// Whether it was tried to make the pipe hold more.
+    widened: bool,
     /// Room to read into, made when there is something to read. What is read is shared, not copied.
     room: BytesMut,
     /// What is read goes through it first.
@@ -62,6 +68,7 @@ impl Output {
         Self {
             stream,
             pipe: Some(pipe),
+            widened: false,
             room: BytesMut::new(),
             masker: None,
             quiet: None,
@@ -101,6 +108,12 @@ impl Output {
             match read {
                 Ok(0) => self.at_end(log, false),
                 Ok(read) => {
+                    // With back-pressure the tool is to feel how slow its reader is.
+                    if read == CHUNK && !self.widened && !log.has_back_pressure() {
+                        self.widened = true;
+                        // When its user may not have more, it stays as it is.
+                        let _ = fcntl_setpipe_size(pipe, WIDE);
+                    }
                     self.keep(log);
                     return Poll::Ready(read as u64);
                 }

@@ -188,6 +188,10 @@ impl Sandbox {
             file_system: offer::file_system(&folder.canonicalize().unwrap_or_else(|_| folder.to_owned())),
             owners: self.owners(&offer, zygote.as_ref(), folder),
         };
+        // It was only tried out.
+        if let Some(zygote) = zygote {
+            zygote.end();
+        }
         let cgroup = offer.cgroups.as_ref().map(|cgroups| CgroupFound {
             version: cgroups.version(),
             folders: cgroups.folders(),

@@ -40,6 +40,11 @@ impl Written {
         folders.insert(folder.to_owned());
     }
 
+    /// Whether this is, or lies in, a folder that a call was shown writable.
+    pub(super) fn knows(&self, path: &Path) -> bool {
+        around(&self.0.lock().unwrap_or_else(PoisonError::into_inner), path).is_some()
+    }
+
     /// What is at this path: a path to the same without a link in it, as things are at this moment. Whoever opens
     /// it must refuse links.
     ///

@@ -11,8 +11,8 @@ use tool_zygote::protocol::{Bytes, Failure, Init, Step};
 use super::{
     SandboxBuilder, bytes,
     hints::{self, Facts},
-    is_root, system, view,
-    zygote::{NoZygote, Zygote},
+    installed, is_root, system,
+    zygote::{NoZygote, Starting, Zygote},
 };
 use crate::{
     cgroup::{Cgroups, System},
@@ -66,6 +66,8 @@ impl Offer {
         if settings.highest == Level::None {
             return Ok((offer, None));
         }
+        // It loads while we look for cgroups.
+        let starting = (settings.highest >= Level::NoCgroup).then(|| Starting::begin(&settings.source()));
         if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
             match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
                 Ok(cgroups) => offer.cgroups = Some(cgroups),
@@ -79,8 +81,8 @@ impl Offer {
             }
         }
         let mut zygote = None;
-        if settings.highest >= Level::NoCgroup {
-            match Zygote::start(&settings.source(), &offer.init(offer.user, watched)) {
+        if let Some(starting) = starting {
+            match starting.and_then(|starting| starting.set_up(&offer.init(offer.user, watched))) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
@@ -214,7 +216,7 @@ pub(super) fn launch_error(failure: &Failure, path: &Path) -> LaunchError {
     match failure.step {
         Step::Exec => {
             let not_shown = error.raw_os_error() == Some(libc::ENOENT)
-                && view::interpreter(path).is_none_or(|interpreter| interpreter.exists())
+                && installed::interpreter(path).is_none_or(|interpreter| interpreter.exists())
                 && path.exists();
             let error = program::not_executed(path, error);
             if not_shown {

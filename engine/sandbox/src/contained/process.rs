@@ -17,7 +17,7 @@ use tool_zygote::protocol::{Event, Order, Wire};
 use super::{shown::Shown, socket, zygote::Zygote};
 use crate::{
     cgroup::Cgroup,
-    launch::{Counted, Exit, ExitStatus, Process, Usage},
+    launch::{Architecture, Counted, Exit, ExitStatus, Process, Usage},
     procfs,
     residue::{Residue, ScanTarget},
     wait,
@@ -38,6 +38,11 @@ pub(super) struct Contained {
     shown: Option<Shown>,
     /// Its mounts are taken apart when this is closed.
     mounts: Option<OwnedFd>,
+    /// Its sandboxes die with it.
+    zygote: Arc<Zygote>,
+    foreign: Option<Architecture>,
+    /// There are as many of these as there are sandboxes.
+    _counted: Arc<()>,
 }
 
 /// The line to the first process, and what came over it.
@@ -45,8 +50,6 @@ pub(super) struct Contained {
 struct Line {
     control: OwnedFd,
     state: Mutex<State>,
-    /// Its sandboxes die with it.
-    zygote: Arc<Zygote>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,10 @@ struct State {
     reaped: bool,
     /// What was asked last.
     answered: bool,
+    /// How many times it was asked who is alive, and has not answered yet.
+    lists_due: u32,
+    /// The last answer to that.
+    living: Option<Vec<Residue>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,14 +83,27 @@ impl Contained {
         zygote: Arc<Zygote>,
     ) -> Self {
         Self {
-            line: Arc::new(Line { control, state: Mutex::default(), zygote }),
+            line: Arc::new(Line { control, state: Mutex::default() }),
             first,
             pid,
             namespaced,
             cgroup,
             shown: None,
             mounts,
+            zygote,
+            foreign: None,
+            _counted: Arc::default(),
         }
+    }
+
+    /// The same, of a program for an architecture whose system calls are refused.
+    pub(super) fn of_architecture(self, foreign: Option<Architecture>) -> Self {
+        Self { foreign, ..self }
+    }
+
+    /// The same, counted among the others.
+    pub(super) fn counted(self, among: Arc<()>) -> Self {
+        Self { _counted: among, ..self }
     }
 
     /// The same, with what it is shown.
@@ -100,57 +120,83 @@ impl Line {
     /// Reads what the first process has said so far. Whether the program has ended; how, it may have taken to the grave.
     fn hear(&self, state: &mut State) -> bool {
         while state.exited.is_none() {
-            match socket::receive_now(&self.control, socket::SMALL) {
-                Ok(Some(message)) => state.note(Event::from_bytes(&message.bytes)),
+            match self.hear_one(state) {
+                Ok(()) => {}
                 Err(Errno::AGAIN) => return false,
-                Ok(None) | Err(_) => return true,
+                Err(_) => return true,
             }
         }
         true
     }
 
-    fn order(&self, order: Order) {
-        // It may be dead.
-        let _ = socket::send(&self.control, &order.to_bytes(), &[]);
+    /// Reads one message. `EAGAIN`: there is none yet; any other error: there will be none.
+    fn hear_one(&self, state: &mut State) -> Result<(), Errno> {
+        let size = if state.lists_due > 0 { socket::LARGE } else { socket::SMALL };
+        let message = socket::receive_now(&self.control, size)?.ok_or(Errno::PIPE)?;
+        state.note(Event::from_bytes(&message.bytes));
+        Ok(())
     }
 
+    fn order(&self, order: Order) {
+        // It may be dead; or be stopped, and so full of orders that one more makes no difference.
+        let _ = socket::send_now(&self.control, &order.to_bytes());
+    }
+
+    /// Blocks until the deadline at most. Others may ask and kill meanwhile, and hear the answer for us.
     fn residents(&self, deadline: Instant) -> Vec<Residue> {
-        let mut state = self.state();
+        /// How often to look whether somebody else has heard it, and so left nothing to wait for.
+        const LOOK_AGAIN: Duration = Duration::from_millis(5);
+        self.state().lists_due += 1;
         self.order(Order::List);
-        while let Ok(Some(message)) = socket::receive(&self.control, socket::LARGE, Some(deadline)) {
-            match Event::from_bytes(&message.bytes) {
-                Some(Event::Living { processes }) => {
-                    let living = processes.into_iter().map(|(pid, (group, command))| Residue {
-                        pid: pid.unsigned_abs(),
-                        command: procfs::shown(&command.0, Vec::new),
-                        // The program is the first that is started: 2.
-                        escaped: group != 2,
-                        killed: true,
-                    });
-                    return living.collect();
+        loop {
+            let heard = {
+                let mut state = self.state();
+                let heard = self.hear_one(&mut state);
+                if let Some(living) = state.living.take() {
+                    return living;
                 }
-                event => state.note(event),
+                heard
+            };
+            match heard {
+                Ok(()) => {}
+                Err(Errno::AGAIN) if Instant::now() < deadline => {
+                    socket::readable(&self.control, Some(deadline.min(Instant::now() + LOOK_AGAIN)));
+                }
+                Err(_) => return Vec::new(),
             }
         }
-        Vec::new()
     }
 }
 
 impl State {
     fn note(&mut self, event: Option<Event>) {
-        self.answered |= event == Some(Event::Running);
-        if let Some(Event::Exited { status, user, system, max_rss, others }) = event {
-            self.exited = Some(Exited {
-                status: wait::exit_status(status),
-                usage: Usage {
-                    cpu_user: Duration::from_micros(user),
-                    cpu_system: Duration::from_micros(system),
-                    // The program began as a copy of its keeper, which is small; but it did not begin at nothing.
-                    peak_memory: None,
-                    peak_memory_at_most: max_rss.saturating_mul(1024),
-                },
-                others,
-            });
+        match event {
+            Some(Event::Running) => self.answered = true,
+            Some(Event::Living { processes }) => {
+                self.lists_due = self.lists_due.saturating_sub(1);
+                let living = processes.into_iter().map(|(pid, (group, command))| Residue {
+                    pid: pid.unsigned_abs(),
+                    command: procfs::shown(&command.0, Vec::new),
+                    // The program is the first that is started: 2.
+                    escaped: group != 2,
+                    killed: true,
+                });
+                self.living = Some(living.collect());
+            }
+            Some(Event::Exited { status, user, system, max_rss, others }) => {
+                self.exited = Some(Exited {
+                    status: wait::exit_status(status),
+                    usage: Usage {
+                        cpu_user: Duration::from_micros(user),
+                        cpu_system: Duration::from_micros(system),
+                        // The program began as a copy of its keeper, which is small; but it did not begin at nothing.
+                        peak_memory: None,
+                        peak_memory_at_most: max_rss.saturating_mul(1024),
+                    },
+                    others,
+                });
+            }
+            _ => {}
         }
     }
 }
@@ -224,6 +270,10 @@ impl Process for Contained {
         }
     }
 
+    fn foreign(&self) -> Option<Architecture> {
+        self.foreign
+    }
+
     fn cpu_used(&self) -> Option<Duration> {
         self.cgroup.as_ref()?.cpu_used()
     }
@@ -255,7 +305,7 @@ impl Process for Contained {
         let (status, mut usage) = match state.exited {
             Some(exited) => (exited.status, exited.usage),
             // The sandboxes of a zygote die with it, and nobody knows how their programs were doing.
-            None if !state.killed && self.line.zygote.is_gone() => return Err(Errno::CHILD.into()),
+            None if !state.killed && self.zygote.is_gone() => return Err(Errno::CHILD.into()),
             // The first process was killed, and the kernel killed all others.
             None => (ExitStatus::Signal(libc::SIGKILL), Usage::default()),
         };
@@ -268,5 +318,39 @@ impl Process for Contained {
             usage.cpu_system = system;
         }
         Ok(Some(Exit { status, usage, counted }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_or_kills_does_not_wait_for_who_asks_for_a_list() {
+        let (control, first_process) = socket::pair().unwrap();
+        let line = Arc::new(Line { control, state: Mutex::default() });
+        let asking = Arc::clone(&line);
+        let far_off = Instant::now() + Duration::from_secs(600);
+        let asked = thread::Builder::new().spawn(move || asking.residents(far_off)).unwrap();
+        let order = socket::receive(&first_process, socket::SMALL, Some(far_off)).unwrap().unwrap();
+        assert_eq!(Order::from_bytes(&order.bytes), Some(Order::List));
+        assert!(!line.hear(&mut line.state()), "it runs");
+        assert!(!asked.is_finished());
+        // Whoever hears the answer, and however long it is.
+        let one = (7, (7, tool_zygote::protocol::Bytes(vec![b'x'; 900])));
+        let answer = Event::Living { processes: vec![one; 50] };
+        socket::send(&first_process, &answer.to_bytes(), &[]).unwrap();
+        assert!(!line.hear(&mut line.state()));
+        let living = asked.join().unwrap();
+        assert_eq!((living.len(), living[0].pid, living[0].escaped), (50, 7, true));
+        // One that does not listen any more is no reason to wait.
+        for _ in 0..10_000 {
+            line.order(Order::Kill);
+        }
+        drop(first_process);
+        assert!(line.hear(&mut line.state()));
+        assert_eq!(line.residents(far_off), []);
     }
 }

@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    fs::{self, File},
-    io::{self, Read},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -17,7 +15,7 @@ use super::{
     system,
 };
 use crate::{
-    launch::{LaunchError, LaunchSpec, LaunchStep},
+    launch::{Architecture, LaunchError, LaunchSpec, LaunchStep},
     policy::Network,
 };
 
@@ -49,7 +47,10 @@ pub(super) struct Place {
 pub(super) struct View {
     /// By the path at which it is seen, outer ones first.
     pub(super) places: BTreeMap<PathBuf, Place>,
+    /// The program, where it is seen.
     pub(super) program: PathBuf,
+    /// The architecture that it is for, where all its system calls are refused.
+    pub(super) foreign: Option<Architecture>,
     pub(super) workdir: PathBuf,
 }
 
@@ -74,9 +75,6 @@ pub(crate) const PROTECTED: [&str; 17] = [
     "tools.toml",
 ];
 
-/// How many links a program's path may go through, as in the kernel.
-const MOST_LINKS: u32 = 40;
-
 fn refuse(path: &Path, why: &str, hint: &str) -> LaunchError {
     LaunchError::new(LaunchStep::Policy, path.display().to_string(), io::Error::other(why.to_owned()))
         .hint(hint)
@@ -86,7 +84,8 @@ impl View {
     /// `program` is absolute.
     pub(super) fn of(spec: &LaunchSpec, program: &Path, written: &Written) -> Result<Self, LaunchError> {
         let policy = &spec.policy;
-        let mut view = View { places: BTreeMap::new(), program: PathBuf::new(), workdir: PathBuf::new() };
+        let mut view =
+            View { places: BTreeMap::new(), program: PathBuf::new(), foreign: None, workdir: PathBuf::new() };
         // First, as they say which links are not followed.
         for path in &policy.rw {
             let source = view.name(path, Mode::ReadWrite, written)?;
@@ -106,7 +105,7 @@ impl View {
         for path in &spec.shows {
             view.show(path, written)?;
         }
-        view.program = view.show_program(program)?;
+        view.show_program(program, written)?;
         if policy.network == Some(Network::Host) {
             let settings = Path::new("/etc/resolv.conf");
             if let Ok(source) = fs::canonicalize(settings) {
@@ -244,55 +243,12 @@ impl View {
         self.show_at(&source, &source).map_err(|error| unreadable(path, error))
     }
 
-    fn show_at(&mut self, target: &Path, source: &Path) -> io::Result<()> {
+    pub(super) fn show_at(&mut self, target: &Path, source: &Path) -> io::Result<()> {
         if !self.places.contains_key(target) && !system::shows(target) {
             let place = Place::of(source, Mode::ReadOnly, false)?;
             self.places.insert(target.to_owned(), place);
         }
         Ok(())
-    }
-
-    /// Shows a program and what belongs to it, wherever it is installed: its own folder tree, each link on the way to it,
-    /// and the interpreter that its first line names. Returns where it is seen.
-    fn show_program(&mut self, program: &Path) -> Result<PathBuf, LaunchError> {
-        let failed = |error| LaunchError::new(LaunchStep::Lookup, program.display().to_string(), error);
-        let seen = beside_links(program).map_err(failed)?;
-        let mut path = seen.clone();
-        for _ in 0..MOST_LINKS {
-            self.show_installed(&path).map_err(failed)?;
-            match fs::read_link(&path) {
-                Ok(target) => {
-                    let target = path.parent().unwrap_or(Path::new("/")).join(target);
-                    path = beside_links(&target).map_err(failed)?;
-                }
-                Err(_) => match interpreter(&path) {
-                    Some(interpreter) if interpreter.is_absolute() && interpreter.exists() => {
-                        path = beside_links(&interpreter).map_err(failed)?;
-                    }
-                    _ => break,
-                },
-            }
-        }
-        Ok(seen)
-    }
-
-    fn show_installed(&mut self, path: &Path) -> io::Result<()> {
-        if system::shows(path) {
-            return Ok(());
-        }
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let named = |name: &str| folder.file_name() == Some(OsStr::new(name));
-        let prefix = folder.parent().filter(|prefix| {
-            (named("bin") || named("sbin") || named("shims"))
-                && !is_too_much(prefix)
-                && prefix.file_name() != Some(OsStr::new(".local"))
-        });
-        match prefix {
-            Some(prefix) => self.show_at(prefix, prefix),
-            // `node_modules/.bin` holds links only.
-            None if named(".bin") => self.show_at(folder, folder),
-            None => self.show_at(path, &fs::canonicalize(path)?),
-        }
     }
 
     /// Makes mounts of the writable folders on the way to what must not be written, which are then not to be renamed: its
@@ -398,32 +354,13 @@ fn unreadable(path: &Path, error: io::Error) -> LaunchError {
     LaunchError::new(LaunchStep::Policy, path.display().to_string(), error).hint(hint)
 }
 
-/// The path with all links but the last part's followed: what a program is called may matter to it (`sys.prefix`).
-fn beside_links(path: &Path) -> io::Result<PathBuf> {
-    match (path.parent(), path.file_name()) {
-        (Some(folder), Some(name)) => Ok(fs::canonicalize(folder)?.join(name)),
-        _ => fs::canonicalize(path),
-    }
-}
-
-/// The program that runs this one, if its first line names one (execve(2)).
-pub(super) fn interpreter(path: &Path) -> Option<PathBuf> {
-    /// What the kernel looks at.
-    const FIRST: u64 = 256;
-    let mut head = Vec::new();
-    File::open(path).ok()?.take(FIRST).read_to_end(&mut head).ok()?;
-    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let word = line.split(|byte| byte.is_ascii_whitespace()).find(|word| !word.is_empty())?;
-    Some(PathBuf::from(OsStr::from_bytes(word)))
-}
-
 /// Whether a sandbox has its own of this anyway.
 fn is_own_already(path: &Path) -> bool {
     ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|own| path == Path::new(own))
 }
 
 /// Whether showing this would show more than anybody means to: the root, or somebody's home.
-fn is_too_much(path: &Path) -> bool {
+pub(super) fn is_too_much(path: &Path) -> bool {
     path == Path::new("/")
         || path == Path::new("/root")
         || path == Path::new("/home")
@@ -432,7 +369,7 @@ fn is_too_much(path: &Path) -> bool {
 }
 
 /// The home folder of our own user, as the system's list of users has it. Looked up once: it does not move.
-fn own_home() -> Option<&'static Path> {
+pub(super) fn own_home() -> Option<&'static Path> {
     static HOME: OnceLock<Option<PathBuf>> = OnceLock::new();
     HOME.get_or_init(|| User::from_uid(Uid::current()).ok().flatten().map(|user| user.dir)).as_deref()
 }

@@ -1,4 +1,4 @@
-//! Our end of the zygote and its keeper: how they are started, spoken to, and ended.
+//! Our end of the zygote and its keeper: how they are started and spoken to. How they end: see [`parting`](super::parting).
 
 use std::{
     fs::File,
@@ -9,24 +9,25 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
-    thread,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
-    process::{PidfdFlags, getpid, pidfd_open},
+    process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
 use tool_zygote::protocol::{Event, Failure, Hello, Init, Request, Step, VERSION, Wire};
 
-use super::{bytes, memory_file, socket};
+use super::{bytes, memory_file, parting::Parting, socket};
+use crate::vitals;
 
 /// How long its start may take. It takes 2 ms; a loaded machine may take a thousand times that.
 const START: Duration = Duration::from_secs(10);
-/// How long it may take to end when it is not needed any more, before it is killed.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Where the program is started from.
 #[derive(Debug, Clone)]
@@ -40,20 +41,19 @@ pub(super) enum Source {
     File(PathBuf),
 }
 
-/// A running zygote. Ends when it is dropped, and all its sandboxes with it.
+/// A running zygote. Ends when it is dropped, and all its sandboxes with it; dropping does not wait for that.
 #[derive(Debug)]
 pub(super) struct Zygote {
     socket: OwnedFd,
-    keeper: Mutex<Keeper>,
+    /// The keeper's. Locked for one question at a time, and its answer.
+    keeper_socket: Mutex<OwnedFd>,
+    /// The keeper, and what is readable when it has died. `None` only while it is dropped.
+    keeper: Option<(Child, OwnedFd)>,
+    /// How many of the watched folders its keeper knows.
+    told: AtomicUsize,
     hello: Hello,
     /// Readable when it has died.
     alive: Option<OwnedFd>,
-}
-
-#[derive(Debug)]
-struct Keeper {
-    child: Child,
-    socket: Option<OwnedFd>,
 }
 
 /// Why there is no zygote.
@@ -67,20 +67,36 @@ pub(super) enum NoZygote {
     Setup(Failure),
 }
 
-impl Zygote {
-    /// Starts one, and waits until it is set up.
-    pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
+/// A keeper that loads while what its zygote will be told is put together.
+#[derive(Debug)]
+pub(super) struct Starting {
+    zygote: Zygote,
+    /// The zygote's end of its socket.
+    theirs: OwnedFd,
+}
+
+impl Starting {
+    /// Starts the program, and does not wait for it.
+    pub(super) fn begin(source: &Source) -> Result<Self, NoZygote> {
         let failed = NoZygote::Start;
-        let (keeper_socket, theirs) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
-        let (zygote_socket, zygote_end) = socket::pair().map_err(|e| failed("making a socket", e.into()))?;
-        let engine = pidfd_open(getpid(), PidfdFlags::empty())
-            .map_err(|e| failed("opening a handle to ourselves", e.into()))?;
-        let init = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
-        let child = source.spawn(theirs).map_err(|error| failed("starting the zygote", error))?;
-        let keeper = Keeper { child, socket: Some(keeper_socket) };
-        let mut zygote = Self {
-            socket: zygote_socket,
-            keeper: Mutex::new(keeper),
+        let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
+        let (keeper_socket, keeper_end) = pair()?;
+        let (socket, theirs) = pair()?;
+        let mut child = source.spawn(keeper_end).map_err(|error| failed("starting the zygote", error))?;
+        let child_alive = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(alive) => alive,
+            Err(errno) => {
+                // It has just been started: it dies at once, so this wait is short.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed("opening a handle to the zygote", errno.into()));
+            }
+        };
+        let zygote = Zygote {
+            socket,
+            keeper_socket: Mutex::new(keeper_socket),
+            keeper: Some((child, child_alive)),
+            told: AtomicUsize::new(0),
             hello: Hello {
                 version: VERSION,
                 landlock_abi: 0,
@@ -91,17 +107,41 @@ impl Zygote {
             },
             alive: None,
         };
-        let sent = {
-            let keeper = zygote.keeper();
-            let socket = keeper.socket.as_ref().map(AsFd::as_fd);
-            socket.map_or(Err(Errno::PIPE), |socket| {
-                socket::send(socket, &VERSION.to_bytes(), &[engine.as_fd(), zygote_end.as_fd(), init.as_fd()])
-            })
-        };
+        Ok(Self { zygote, theirs })
+    }
+
+    /// Tells it what it is to be, and waits until it is set up.
+    pub(super) fn set_up(self, init: &Init) -> Result<Zygote, NoZygote> {
+        let Self { mut zygote, theirs } = self;
+        match zygote.greet(theirs, init) {
+            Ok(()) => Ok(zygote),
+            Err(none) => {
+                zygote.end();
+                Err(none)
+            }
+        }
+    }
+}
+
+impl Zygote {
+    /// Starts one, and waits until it is set up.
+    pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
+        Starting::begin(source)?.set_up(init)
+    }
+
+    /// Tells it what it is to be, and hears what it could do.
+    fn greet(&mut self, theirs: OwnedFd, init: &Init) -> Result<(), NoZygote> {
+        let failed = NoZygote::Start;
+        let engine = pidfd_open(getpid(), PidfdFlags::empty())
+            .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
+        let text = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
+        self.told = AtomicUsize::new(init.watched.len());
+        let fds = [engine.as_fd(), theirs.as_fd(), text.as_fd()];
+        let sent = socket::send(&*self.keeper_socket(), &VERSION.to_bytes(), &fds);
         // Its only copy is now the zygote's, so that we see when it is gone.
-        drop(zygote_end);
+        drop(theirs);
         sent.map_err(|errno| failed("speaking to the zygote", errno.into()))?;
-        let answer = socket::receive(&zygote.socket, socket::SMALL, Some(Instant::now() + START))
+        let answer = socket::receive(&self.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
         let Some(mut answer) = answer else {
             return Err(NoZygote::Died);
@@ -109,12 +149,12 @@ impl Zygote {
         if let Some(Event::Failed { failure }) = Event::from_bytes(&answer.bytes) {
             return Err(NoZygote::Setup(failure));
         }
-        zygote.hello =
+        self.hello =
             Hello::from_bytes(&answer.bytes).filter(|hello| hello.version == VERSION).ok_or_else(|| {
                 failed("hearing the zygote", io::Error::other("it is of another version than this library"))
             })?;
-        zygote.alive = answer.fds.pop();
-        Ok(zygote)
+        self.alive = answer.fds.pop();
+        Ok(())
     }
 
     pub(super) fn hello(&self) -> &Hello {
@@ -132,6 +172,11 @@ impl Zygote {
         self.alive.as_ref().is_none_or(socket::is_readable)
     }
 
+    /// Its process id, as we see it; `None` when it has died.
+    pub(super) fn pid(&self) -> Option<u32> {
+        vitals::pid_of(self.alive.as_ref()?.as_raw_fd())
+    }
+
     /// A user namespace that maps `owner` on disk to the tool's user.
     pub(super) fn id_map(&self, owner: (u32, u32)) -> Result<OwnedFd, Failure> {
         let failed = |errno: Errno| Failure {
@@ -139,11 +184,10 @@ impl Zygote {
             subject: tool_zygote::protocol::Bytes(b"keeper".to_vec()),
             errno: errno.raw_os_error(),
         };
-        // One question at a time.
-        let keeper = self.keeper();
-        let socket = keeper.socket.as_ref().ok_or_else(|| failed(Errno::PIPE))?;
-        socket::send(socket, &Request::IdMap { owner }.to_bytes(), &[]).map_err(failed)?;
-        let answer = socket::receive(socket, socket::SMALL, Some(Instant::now() + START)).map_err(failed)?;
+        let socket = self.keeper_socket();
+        socket::send(&*socket, &Request::IdMap { owner }.to_bytes(), &[]).map_err(failed)?;
+        let answer =
+            socket::receive(&*socket, socket::SMALL, Some(Instant::now() + START)).map_err(failed)?;
         let mut answer = answer.ok_or_else(|| failed(Errno::PIPE))?;
         match (Event::from_bytes(&answer.bytes), answer.fds.pop()) {
             (Some(Event::Failed { failure }), _) => Err(failure),
@@ -152,46 +196,51 @@ impl Zygote {
         }
     }
 
-    /// Has the keeper remove our own folders in this one, too, if we die before we can.
-    pub(super) fn watch(&self, folder: &Path) {
-        if let Some(socket) = &self.keeper().socket {
+    /// Whether its keeper does not know all of these folders, which only ever become more.
+    pub(super) fn has_to_watch(&self, folders: &[PathBuf]) -> bool {
+        self.told.load(Ordering::Acquire) < folders.len()
+    }
+
+    /// Has the keeper remove our own folders in these, too, if we die before we can.
+    pub(super) fn watch(&self, folders: &[PathBuf]) {
+        let socket = self.keeper_socket();
+        for folder in folders.iter().skip(self.told.load(Ordering::Acquire)) {
             // It is dead: so is the zygote, and the next ones are told when they start.
-            let _ = socket::send(socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
+            let _ = socket::send(&*socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
+        }
+        self.told.fetch_max(folders.len(), Ordering::AcqRel);
+    }
+
+    fn keeper_socket(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
+        self.keeper_socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it, and all its sandboxes with it, and waits for that. Blocks, for seconds at most.
+    pub(super) fn end(mut self) {
+        if let Some(parting) = self.part() {
+            parting.wait();
         }
     }
 
-    fn keeper(&self) -> std::sync::MutexGuard<'_, Keeper> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Asks both to end. Never blocks; what is returned is to be waited for.
+    pub(super) fn ask_to_end(mut self) -> Option<Parting> {
+        self.part()
+    }
+
+    fn part(&mut self) -> Option<Parting> {
+        let (keeper, keeper_alive) = self.keeper.take()?;
+        // The zygote sees the end of its socket, and the keeper ends after it. One that has not read for so long that this
+        // does not get through is killed.
+        let _ = socket::send_now(&*self.keeper_socket(), &Request::Farewell.to_bytes());
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        Some(Parting::new(keeper, keeper_alive, self.alive.take()))
     }
 }
 
 impl Drop for Zygote {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "there is nothing to wait on that is not the child's to reap"
-    )]
     fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The zygote sees the end of its socket, and the keeper ends after it.
-        if let Some(socket) = &keeper.socket {
-            let _ = socket::send(socket, &Request::Farewell.to_bytes(), &[]);
-        }
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        keeper.socket = None;
-        let until = Instant::now() + FAREWELL;
-        let mut pause = Duration::from_micros(100);
-        loop {
-            match keeper.child.try_wait() {
-                Ok(None) if Instant::now() < until => thread::sleep(pause),
-                Ok(None) => {
-                    let _ = keeper.child.kill();
-                    let _ = keeper.child.wait();
-                    return;
-                }
-                // Reaped, by us or by whoever reaps all children of this program.
-                Ok(Some(_)) | Err(_) => return,
-            }
-            pause = (pause * 2).min(Duration::from_millis(5));
+        if let Some(parting) = self.part() {
+            parting.wait_elsewhere();
         }
     }
 }
