@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{Flavour, Rig, alive_of, hostile, until};
 use tool_engine::{Engine, Filter, Limits, State, Submitted};
 
@@ -15,10 +16,28 @@ const MOST_TIME: Duration = Duration::from_secs(5);
 /// Until all of them run. A watchdog, no expectation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Descriptors that an execution has open while it runs, rather more than less: with cgroup v1 most are files of its cgroups.
+const DESCRIPTORS: u64 = 20;
+
 /// So many at once.
 pub(crate) fn run(at_once: u64) -> bool {
+    if let Err(error) = allow_descriptors(1000 + at_once * DESCRIPTORS) {
+        println!(
+            "BROKEN: {at_once} at once need {DESCRIPTORS} descriptors each: {error}; raise the hard limit (`ulimit -Hn`)"
+        );
+        return false;
+    }
     let rig = Rig::new();
     Flavour::MultiThread.runtime().block_on(soak(&rig, usize::try_from(at_once).expect("it is small")))
+}
+
+/// Raises our own limit as far as needed; the hard one, too, where we may.
+fn allow_descriptors(needed: u64) -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= needed {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))
 }
 
 async fn soak(rig: &Rig, at_once: usize) -> bool {

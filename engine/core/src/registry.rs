@@ -40,6 +40,26 @@ pub type End = Arc<Result<Report, ExecutionError>>;
 /// ended stays.
 ///
 /// None of these methods blocks, and all may be called outside a runtime.
+///
+/// ```
+/// use tool_engine::{Call, Engine, State};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::builder().build()?;
+/// let registry = engine.registry();
+/// let call = || Call::command(["sleep", "100"]).id("turn 7, call 2").owner("agent 12");
+/// assert!(registry.submit(call())?.is_new);
+/// assert!(!registry.submit(call())?.is_new, "the same call: the same execution");
+/// assert!(registry.submit(call().env("TZ", "UTC")).is_err(), "another one");
+/// let status = registry.cancel("turn 7, call 2", "the turn is over")?;
+/// assert_eq!(status.state, State::Stopping);
+/// assert!(registry.wait("turn 7, call 2").await?.is_err());
+/// assert_eq!(registry.status("turn 7, call 2")?.outcome(), Some("canceled"));
+/// # engine.shutdown(std::time::Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Registry {
     engine: Engine,
