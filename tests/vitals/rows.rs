@@ -2,7 +2,9 @@
 
 use std::{fs::File, sync::mpsc, thread, time::Duration};
 
-use support::{Endless, Flavour, Rig, end_of, hostile, level, ready, succeeded, uncontained};
+use support::{
+    Endless, Flavour, PATIENCE, Rig, end_of, hostile, level, ready, succeeded, uncontained, until,
+};
 use tokio::task::JoinSet;
 use tool_engine::{Call, Engine, Level, Vitals};
 use tool_sandbox::own_prefix;
@@ -13,11 +15,19 @@ use super::{grows, settled};
 fn with_mark<F: Future<Output = ()>>(test: impl FnOnce(Engine, Vitals, std::path::PathBuf) -> F) {
     Rig::run(Flavour::MultiThread, |rig| async move {
         let engine = rig.builder().catalog(Endless::catalog()).max_running(1).build().unwrap();
+        let fresh = engine.vitals();
         succeeded(engine.start(Call::command(["true"]))).await;
         support::is_canceled(&engine, Endless::Sleep, 1).await;
         // The first of these starts what sweeps them up: a task that stays.
         engine.registry().remove(&keep_a_record(&engine).await).unwrap();
-        let mark = engine.vitals();
+        // What is still let go of would be missing from what is more later.
+        let mark = until("all to be let go of", PATIENCE, || {
+            let now = engine.vitals();
+            let held = [now.executions, now.event_bytes, now.sandboxes, now.cgroups, now.records];
+            let is_calm = held == [0; 5] && now.tasks <= fresh.tasks.map(|tasks| tasks + 1);
+            is_calm.then_some(now)
+        })
+        .await;
         test(engine.clone(), mark.clone(), rig.temp().to_owned()).await;
         settled(&engine, &mark).await;
         engine.shutdown(Duration::from_secs(20)).await;

@@ -472,3 +472,23 @@ fn a_secret_that_cannot_be_had_says_what_to_do() {
     let short = told("SHORT");
     assert!(short.contains("SHORT") && !short.contains("zqz"), "{short}");
 }
+
+#[test]
+#[cfg(not(feature = "otel"))]
+fn built_without_opentelemetry_the_option_is_refused_in_words_and_the_variables_are_passed_over() {
+    let (code, out, err) = told(&["--otel-endpoint", "http://localhost:4318", "exec", "--", "echo", "out"]);
+    assert_eq!((code, out.as_str()), (125, ""));
+    assert!(err.contains("was built without OpenTelemetry; build it with `cargo build"), "{err}");
+    let mut set = run_tool(&["exec", "--", "echo", "out"]);
+    let output = set.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318").output().unwrap();
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("out\n", ""));
+}
+
+#[test]
+fn wrong_arguments_of_exec_have_its_exit_code_wherever_it_is_named() {
+    let wrong = |before: &[&str]| told(&[before, &["--timeout", "nonsense", "true"]].concat()).0;
+    assert_eq!(wrong(&["exec"]), 125);
+    assert_eq!(wrong(&["--otel-endpoint", "http://localhost:4318", "exec"]), 125);
+    assert_eq!(wrong(&["--otel-endpoint=http://localhost:4318", "exec"]), 125);
+    assert_eq!(wrong(&["--otel-endpoint", "exec", "run"]), 2);
+}
