@@ -16,12 +16,14 @@ const MOST_TIME: Duration = Duration::from_secs(5);
 /// Until all of them run. A watchdog, no expectation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Descriptors that an execution has open while it runs, rather more than less: with cgroup v1 most are files of its cgroups.
-const DESCRIPTORS: u64 = 20;
+/// Descriptors that an execution has open while it runs. (Those of its cgroup are closed when many run.)
+const DESCRIPTORS: u64 = 7;
+/// All others: the pools', those of executions that start or end, and our own.
+const OTHERS: u64 = 3000;
 
 /// So many at once.
 pub(crate) fn run(at_once: u64) -> bool {
-    if let Err(error) = allow_descriptors(1000 + at_once * DESCRIPTORS) {
+    if let Err(error) = allow_descriptors(OTHERS + at_once * DESCRIPTORS) {
         println!(
             "BROKEN: {at_once} at once need {DESCRIPTORS} descriptors each: {error}; raise the hard limit (`ulimit -Hn`)"
         );

@@ -24,6 +24,7 @@
 //! the pool holds 12 files open (v2: 8), one that is set aside none; the pool takes at most an eighth of `ulimit -n`.
 
 mod file;
+mod kept;
 mod limits;
 mod pool;
 mod stale;
@@ -33,7 +34,7 @@ mod v2;
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -171,12 +172,14 @@ impl Cgroup {
     ///
     /// Nothing else may get hold of them: whoever can write there moves any process that it can name, with our rights.
     pub fn join(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.made().group.join().iter().map(AsFd::as_fd)
+        self.made().group.join().into_iter()
     }
 
-    /// v2: the folder, for `CLONE_INTO_CGROUP`.
-    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
-        self.made().group.folder()
+    /// Nobody is to [join](Self::join) it any more, and so its files need not stay open where there are many.
+    pub fn joined(&mut self) {
+        if let Some(made) = &mut self.made {
+            self.pool.close_beyond_bound(made);
+        }
     }
 
     /// What was counted since it was taken.

@@ -318,7 +318,7 @@ impl Inner {
         };
         let (control, theirs) = socket::pair().map_err(out_of_files)?;
 
-        let cgroup = match &offer.cgroups {
+        let mut cgroup = match &offer.cgroups {
             Some(cgroups) => {
                 // What could not be removed when its execution ended.
                 cgroups.tidy();
@@ -387,6 +387,9 @@ impl Inner {
                 _ => return Err(died(io::Error::from(Errno::PROTO))),
             }
         };
+        if let Some(cgroup) = &mut cgroup {
+            cgroup.joined();
+        }
         let mount_namespace = (answer.fds.len() > 1).then(|| answer.fds.remove(1));
         let first = answer.fds.remove(0);
         let watch = |fd: &OwnedFd| fd.try_clone().map_err(|e| LaunchError::new(LaunchStep::Pidfd, &name, e));

@@ -21,19 +21,6 @@ pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(retry_on_intr(|| openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()))?)
 }
 
-/// A file that this kernel may not have.
-pub(super) fn open_optional(path: &Path, flags: OFlags) -> Result<Option<OwnedFd>, CgroupError> {
-    match open(path, flags) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CgroupError::new("opening", path, error)),
-    }
-}
-
-pub(super) fn open_needed(path: &Path, flags: OFlags) -> Result<OwnedFd, CgroupError> {
-    open(path, flags).map_err(|error| CgroupError::new("opening", path, error))
-}
-
 /// Hands the file's text to `parse`. What is longer than a kilobyte is cut: no file that we read is.
 fn with_text<T>(file: impl AsFd, parse: impl FnOnce(&str) -> Option<T>) -> io::Result<T> {
     let mut buffer = [0; 1024];

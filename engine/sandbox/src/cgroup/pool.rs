@@ -2,10 +2,13 @@
 //!
 //! One is used again when nobody is in it and next to nothing is charged to it. One that somebody is still in is set
 //! aside and removed when it has become empty; of that one only the path is kept, no open file.
+//!
+//! The files of those that wait stay open, so that a short call opens none. When many run at once, those that run beyond
+//! a bound have theirs closed: what a running call holds open bounds how many can.
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -16,7 +19,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{CgroupError, Counters, file, limits::Limits};
+use super::{CgroupError, Counters, file, kept::Kept, limits::Limits};
 
 /// Bytes that may still be charged to a cgroup that is used again. An empty one seldom has none: the kernel charges ahead,
 /// 256 KiB for each processor. One with more holds files that its tool was the first to read or write; what the next
@@ -35,7 +38,6 @@ pub(super) trait Place: std::fmt::Debug + Send + Sync {
     fn make(&self, name: &str) -> Result<Box<dyn Group>, CgroupError>;
     fn folders(&self) -> Vec<PathBuf>;
     fn has_cpu(&self) -> bool;
-    fn files_of_a_group(&self) -> usize;
     fn rmdir(&self) -> fn(&Path) -> io::Result<()>;
 }
 
@@ -43,8 +45,10 @@ pub(super) trait Place: std::fmt::Debug + Send + Sync {
 pub(super) trait Group: std::fmt::Debug + Send + Sync {
     /// Writes what differs.
     fn limit(&self, before: &Limits, now: &Limits) -> Result<(), CgroupError>;
-    fn join(&self) -> &[OwnedFd];
-    fn folder(&self) -> Option<BorrowedFd<'_>>;
+    /// Nothing while its files are closed.
+    fn join(&self) -> Vec<BorrowedFd<'_>>;
+    /// Those that may be closed meanwhile.
+    fn files(&mut self) -> Vec<&mut Kept>;
     /// On processors, exactly.
     fn cpu(&self) -> io::Result<Option<Duration>>;
     /// All but the peak of memory. How CPU time is split may be sampled.
@@ -66,12 +70,16 @@ pub(super) struct Made {
     limits: Limits,
     /// What it had counted when it was last taken.
     pub(super) before: Counters,
+    is_open: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Pool {
     place: Box<dyn Place>,
+    /// The most that wait for their next execution.
     most: usize,
+    /// The most whose files stay open while an execution has them.
+    most_open: usize,
     next_name: AtomicU64,
     state: Mutex<State>,
 }
@@ -81,19 +89,23 @@ struct State {
     free: Vec<Made>,
     aside: Vec<Vec<PathBuf>>,
     taken: usize,
+    /// Whose files are open: those that are free, and some that are taken.
+    open: usize,
 }
 
 impl Pool {
     /// # Errors
     /// When the first cgroup cannot be made: then no other could.
     pub(super) fn new(place: Box<dyn Place>) -> Result<Self, CgroupError> {
+        let mut pool =
+            Self { place, most: 1, most_open: 1, next_name: AtomicU64::new(0), state: Mutex::default() };
+        let mut first = pool.make()?;
         // At most an eighth of the files that the process may open.
         let files = getrlimit(Resource::Nofile)
             .current
             .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX) / 8);
-        let most = (files / place.files_of_a_group()).clamp(1, MOST);
-        let pool = Self { place, most, next_name: AtomicU64::new(0), state: Mutex::default() };
-        let first = pool.make()?;
+        pool.most_open = (files / first.group.files().len()).max(1);
+        pool.most = pool.most_open.min(MOST);
         pool.state().free.push(first);
         Ok(pool)
     }
@@ -110,7 +122,8 @@ impl Pool {
     fn make(&self) -> Result<Made, CgroupError> {
         let name = self.next_name.fetch_add(1, Ordering::Relaxed).to_string();
         let group = self.place.make(&name)?;
-        Ok(Made { group, limits: Limits::default(), before: Counters::none() })
+        self.state().open += 1;
+        Ok(Made { group, limits: Limits::default(), before: Counters::none(), is_open: true })
     }
 
     pub(super) fn take(&self, limits: Limits) -> Result<Made, CgroupError> {
@@ -155,8 +168,30 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn give_back(&self, made: Made) {
-        let reusable = made.group.is_empty() && made.group.recycle();
+    /// Closes the files of one that is taken and was joined, when enough have theirs open. Opening them takes some 5 µs
+    /// each, so those that are taken while fewer are keep theirs.
+    pub(super) fn close_beyond_bound(&self, made: &mut Made) {
+        let mut state = self.state();
+        if state.open > self.most_open && made.is_open {
+            state.open -= 1;
+            drop(state);
+            made.is_open = false;
+            made.group.files().into_iter().for_each(Kept::close);
+        }
+    }
+
+    /// Whether its files are open, as those of one that waits are.
+    fn reopen(&self, made: &mut Made) -> bool {
+        if !made.is_open && made.group.files().into_iter().try_for_each(Kept::open).is_ok() {
+            made.is_open = true;
+            self.state().open += 1;
+        }
+        made.is_open
+    }
+
+    pub(super) fn give_back(&self, mut made: Made) {
+        let has_room = self.state().free.len() < self.most;
+        let reusable = has_room && self.reopen(&mut made) && made.group.is_empty() && made.group.recycle();
         let mut state = self.state();
         state.taken -= 1;
         if reusable && state.free.len() < self.most {
@@ -169,6 +204,9 @@ impl Pool {
 
     fn set_aside(&self, made: Made) {
         let paths = made.group.paths();
+        if made.is_open {
+            self.state().open -= 1;
+        }
         drop(made);
         let full = self.state().aside.len() >= MOST_ASIDE;
         if full && self.remove(&paths) {

@@ -6,8 +6,9 @@
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,8 @@ use rustix::fs::OFlags;
 
 use super::{
     CgroupError, Counters, NoCgroups,
-    file::{self, number, open_needed, open_optional, set, values},
+    file::{self, number, set},
+    kept::Kept,
     limits::Limits,
     pool::{Group, LEFT_OVER, Place},
     stale::{self, Identity},
@@ -146,11 +148,6 @@ impl Place for Hierarchies {
         self.has_cpu
     }
 
-    /// Four to join, and up to eight to read.
-    fn files_of_a_group(&self) -> usize {
-        self.folders.len() + 8
-    }
-
     fn rmdir(&self) -> fn(&Path) -> io::Result<()> {
         self.system.rmdir
     }
@@ -167,44 +164,45 @@ impl Hierarchies {
 /// One folder in each hierarchy, with the files that every use needs.
 #[derive(Debug)]
 struct Cgroup {
-    folders: Vec<PathBuf>,
+    folders: Vec<Arc<Path>>,
     /// For each folder.
-    tasks: Vec<OwnedFd>,
-    memory: PathBuf,
+    tasks: Vec<Kept>,
+    memory: Arc<Path>,
     /// Memory and swap together are limited as well; without it a tool could swap.
     memsw: bool,
     /// The folder in the hierarchy of the cpu controller.
-    cpu: Option<PathBuf>,
-    pids_current: OwnedFd,
-    pids_events: Option<OwnedFd>,
-    pids_peak: Option<OwnedFd>,
-    max_usage: OwnedFd,
-    oom_control: OwnedFd,
+    cpu: Option<Arc<Path>>,
+    pids_current: Kept,
+    pids_events: Option<Kept>,
+    pids_peak: Option<Kept>,
+    max_usage: Kept,
+    oom_control: Kept,
     /// Nanoseconds on processors.
-    usage: Option<OwnedFd>,
+    usage: Option<Kept>,
     /// The same in user mode and in the kernel, but in timer ticks that happened to fall there.
-    sampled: Option<[OwnedFd; 2]>,
-    pids: PathBuf,
+    sampled: Option<[Kept; 2]>,
+    pids: Arc<Path>,
 }
 
 impl Cgroup {
     fn open(hierarchies: &[Folder], folders: &[PathBuf]) -> Result<Self, CgroupError> {
+        let folders: Vec<Arc<Path>> = folders.iter().map(|path| Arc::from(path.as_path())).collect();
         let of = |controller: &str| {
             hierarchies
                 .iter()
-                .zip(folders)
+                .zip(&folders)
                 .find(|(folder, _)| folder.has(controller))
-                .map(|(_, path)| path.clone())
+                .map(|(_, path)| Arc::clone(path))
         };
         let needed = |controller: &str| {
             of(controller)
                 .ok_or_else(|| CgroupError::new("looking for", controller, io::ErrorKind::NotFound.into()))
         };
         let (memory, pids) = (needed("memory")?, needed("pids")?);
-        let oom_control = open_needed(&memory.join("memory.oom_control"), OFlags::RDWR)?;
+        let oom_control = Kept::needed(&memory, "memory.oom_control", OFlags::RDWR)?;
         // Inherited from above: at its limit a tool would then wait for ever instead of being killed.
-        if let Ok([Some(1)]) = values(&oom_control, ["oom_kill_disable"]) {
-            file::write(&oom_control, "0").map_err(|error| {
+        if let Ok([Some(1)]) = oom_control.values(["oom_kill_disable"]) {
+            oom_control.write("0").map_err(|error| {
                 CgroupError::new("writing \"0\" to", memory.join("memory.oom_control"), error)
             })?;
         }
@@ -213,25 +211,25 @@ impl Cgroup {
             let _ = set(&memory.join("memory.swappiness"), "0");
         }
         let cpuacct = of("cpuacct");
-        let time = |name: &str| match &cpuacct {
-            Some(path) => open_optional(&path.join(name), OFlags::RDONLY),
+        let time = |name: &'static str| match &cpuacct {
+            Some(path) => Kept::optional(path, name, OFlags::RDONLY),
             None => Ok(None),
         };
-        let tasks = folders.iter().map(|path| open_needed(&path.join("tasks"), OFlags::WRONLY));
+        let tasks = folders.iter().map(|path| Kept::needed(path, "tasks", OFlags::WRONLY));
         Ok(Self {
             tasks: tasks.collect::<Result<_, _>>()?,
             memsw,
             cpu: of("cpu"),
-            pids_current: open_needed(&pids.join("pids.current"), OFlags::RDONLY)?,
-            pids_events: open_optional(&pids.join("pids.events"), OFlags::RDONLY)?,
-            pids_peak: open_optional(&pids.join("pids.peak"), OFlags::RDONLY)?,
-            max_usage: open_needed(&memory.join("memory.max_usage_in_bytes"), OFlags::RDWR)?,
+            pids_current: Kept::needed(&pids, "pids.current", OFlags::RDONLY)?,
+            pids_events: Kept::optional(&pids, "pids.events", OFlags::RDONLY)?,
+            pids_peak: Kept::optional(&pids, "pids.peak", OFlags::RDONLY)?,
+            max_usage: Kept::needed(&memory, "memory.max_usage_in_bytes", OFlags::RDWR)?,
             oom_control,
             usage: time("cpuacct.usage")?,
             sampled: time("cpuacct.usage_user")?
                 .zip(time("cpuacct.usage_sys")?)
                 .map(|(user, system)| [user, system]),
-            folders: folders.to_vec(),
+            folders,
             memory,
             pids,
         })
@@ -268,8 +266,8 @@ impl Cgroup {
     }
 }
 
-fn nanoseconds(file: Option<&OwnedFd>) -> io::Result<Option<Duration>> {
-    Ok(file.map(number).transpose()?.map(Duration::from_nanos))
+fn nanoseconds(file: Option<&Kept>) -> io::Result<Option<Duration>> {
+    Ok(file.map(Kept::number).transpose()?.map(Duration::from_nanos))
 }
 
 impl Group for Cgroup {
@@ -287,12 +285,15 @@ impl Group for Cgroup {
         Ok(())
     }
 
-    fn join(&self) -> &[OwnedFd] {
-        &self.tasks
+    fn join(&self) -> Vec<BorrowedFd<'_>> {
+        self.tasks.iter().filter_map(Kept::fd).collect()
     }
 
-    fn folder(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn files(&mut self) -> Vec<&mut Kept> {
+        let needed = [&mut self.pids_current, &mut self.max_usage, &mut self.oom_control];
+        let optional = [&mut self.pids_events, &mut self.pids_peak, &mut self.usage];
+        let tasks = self.tasks.iter_mut().chain(needed);
+        tasks.chain(optional.into_iter().flatten()).chain(self.sampled.iter_mut().flatten()).collect()
     }
 
     fn cpu(&self) -> io::Result<Option<Duration>> {
@@ -301,8 +302,8 @@ impl Group for Cgroup {
 
     fn counters(&self) -> io::Result<Counters> {
         let [user, system] = self.sampled.as_ref().map_or([None; 2], |files| files.each_ref().map(Some));
-        let [oom_kills] = values(&self.oom_control, ["oom_kill"])?;
-        let hits = self.pids_events.as_ref().map(|file| values(file, ["max"])).transpose()?;
+        let [oom_kills] = self.oom_control.values(["oom_kill"])?;
+        let hits = self.pids_events.as_ref().map(|file| file.values(["max"])).transpose()?;
         Ok(Counters {
             peak_memory: None,
             cpu: self.cpu()?,
@@ -310,21 +311,21 @@ impl Group for Cgroup {
             cpu_system: nanoseconds(system)?,
             oom_kills,
             pids_max_hits: hits.and_then(|[hits]| hits),
-            peak_pids: self.pids_peak.as_ref().map(number).transpose()?,
+            peak_pids: self.pids_peak.as_ref().map(Kept::number).transpose()?,
         })
     }
 
     fn peak_memory(&self) -> Option<u64> {
-        number(&self.max_usage).ok()
+        self.max_usage.number().ok()
     }
 
     fn is_empty(&self) -> bool {
-        number(&self.pids_current).is_ok_and(|count| count == 0)
+        self.pids_current.number().is_ok_and(|count| count == 0)
     }
 
     fn recycle(&self) -> bool {
         // After the reset the peak is what is still charged.
-        file::write(&self.max_usage, "0").is_ok() && self.peak_memory().is_some_and(|left| left <= LEFT_OVER)
+        self.max_usage.write("0").is_ok() && self.peak_memory().is_some_and(|left| left <= LEFT_OVER)
     }
 
     /// There is only the freezer, and what is frozen cannot be killed.
@@ -340,6 +341,6 @@ impl Group for Cgroup {
     }
 
     fn paths(&self) -> Vec<PathBuf> {
-        self.folders.clone()
+        self.folders.iter().map(|folder| folder.to_path_buf()).collect()
     }
 }

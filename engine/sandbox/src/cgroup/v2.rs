@@ -7,8 +7,9 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,8 @@ use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 
 use super::{
     CgroupError, Counters, NoCgroups,
-    file::{self, number, open_needed, open_optional, set, values},
+    file::{self, number, set},
+    kept::Kept,
     limits::{Limits, PERIOD},
     pool::{Group, LEFT_OVER, Place},
     stale::{self, Identity},
@@ -183,10 +185,6 @@ impl Place for Subtree {
         self.has_cpu
     }
 
-    fn files_of_a_group(&self) -> usize {
-        8
-    }
-
     fn rmdir(&self) -> fn(&Path) -> io::Result<()> {
         self.system.rmdir
     }
@@ -194,27 +192,27 @@ impl Place for Subtree {
 
 #[derive(Debug)]
 struct Cgroup {
-    path: PathBuf,
-    folder: OwnedFd,
-    procs: [OwnedFd; 1],
+    path: Arc<Path>,
+    procs: Kept,
     /// `pids.current`, or where there is none `cgroup.events`.
     population: Population,
-    cpu_stat: Option<OwnedFd>,
-    memory_events: Option<OwnedFd>,
-    memory_peak: Option<OwnedFd>,
-    pids_events: Option<OwnedFd>,
-    pids_peak: Option<OwnedFd>,
+    cpu_stat: Option<Kept>,
+    memory_events: Option<Kept>,
+    memory_peak: Option<Kept>,
+    pids_events: Option<Kept>,
+    pids_peak: Option<Kept>,
 }
 
 #[derive(Debug)]
 enum Population {
-    Current(OwnedFd),
-    Events(OwnedFd),
+    Current(Kept),
+    Events(Kept),
 }
 
 impl Cgroup {
     fn open(path: &Path) -> Result<Self, CgroupError> {
-        let read = |name: &str| open_optional(&path.join(name), OFlags::RDONLY);
+        let path: Arc<Path> = Arc::from(path);
+        let read = |name: &'static str| Kept::optional(&path, name, OFlags::RDONLY);
         let off = |name: &str, text: &str| match set(&path.join(name), text) {
             Err(error) if error.source.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -222,27 +220,23 @@ impl Cgroup {
         // Not there without swap, and before Linux 4.19.
         off("memory.swap.max", "0")?;
         off("memory.oom.group", "1")?;
-        let memory_peak = path.join("memory.peak");
         Ok(Self {
-            folder: open_needed(path, OFlags::RDONLY | OFlags::DIRECTORY)?,
-            procs: [open_needed(&path.join("cgroup.procs"), OFlags::WRONLY)?],
+            procs: Kept::needed(&path, "cgroup.procs", OFlags::WRONLY)?,
             population: match read("pids.current")? {
                 Some(file) => Population::Current(file),
-                None => Population::Events(open_needed(&path.join("cgroup.events"), OFlags::RDONLY)?),
+                None => Population::Events(Kept::needed(&path, "cgroup.events", OFlags::RDONLY)?),
             },
             cpu_stat: read("cpu.stat")?,
             memory_events: read("memory.events.local")?
                 .map_or_else(|| read("memory.events"), |file| Ok(Some(file)))?,
             // Read-only before Linux 6.12.
-            memory_peak: match open_optional(&memory_peak, OFlags::RDWR) {
-                Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
-                    open_optional(&memory_peak, OFlags::RDONLY)?
-                }
+            memory_peak: match Kept::optional(&path, "memory.peak", OFlags::RDWR) {
+                Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => read("memory.peak")?,
                 other => other?,
             },
             pids_events: read("pids.events")?,
             pids_peak: read("pids.peak")?,
-            path: path.to_owned(),
+            path,
         })
     }
 
@@ -255,9 +249,9 @@ fn number_or_max(limit: Option<u64>) -> String {
     limit.map_or("max".into(), |limit| limit.to_string())
 }
 
-fn value(file: Option<&OwnedFd>, key: &str) -> io::Result<Option<u64>> {
+fn value(file: Option<&Kept>, key: &str) -> io::Result<Option<u64>> {
     let Some(file) = file else { return Ok(None) };
-    values(file, [key]).map(|[value]| value)
+    file.values([key]).map(|[value]| value)
 }
 
 impl Group for Cgroup {
@@ -274,12 +268,16 @@ impl Group for Cgroup {
         Ok(())
     }
 
-    fn join(&self) -> &[OwnedFd] {
-        &self.procs
+    fn join(&self) -> Vec<BorrowedFd<'_>> {
+        self.procs.fd().into_iter().collect()
     }
 
-    fn folder(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.folder.as_fd())
+    /// Not that of the peak of memory: a reset holds for whoever reads through the file that it was written to.
+    fn files(&mut self) -> Vec<&mut Kept> {
+        let (Population::Current(population) | Population::Events(population)) = &mut self.population;
+        let optional =
+            [&mut self.cpu_stat, &mut self.memory_events, &mut self.pids_events, &mut self.pids_peak];
+        [&mut self.procs, population].into_iter().chain(optional.into_iter().flatten()).collect()
     }
 
     fn cpu(&self) -> io::Result<Option<Duration>> {
@@ -289,7 +287,7 @@ impl Group for Cgroup {
 
     fn counters(&self) -> io::Result<Counters> {
         let cpu = match &self.cpu_stat {
-            Some(file) => values(file, ["usage_usec", "user_usec", "system_usec"])?,
+            Some(file) => file.values(["usage_usec", "user_usec", "system_usec"])?,
             None => [None; 3],
         };
         let [cpu, cpu_user, cpu_system] = cpu.map(|micros| micros.map(Duration::from_micros));
@@ -300,18 +298,18 @@ impl Group for Cgroup {
             cpu_system,
             oom_kills: value(self.memory_events.as_ref(), "oom_kill")?,
             pids_max_hits: value(self.pids_events.as_ref(), "max")?,
-            peak_pids: self.pids_peak.as_ref().map(number).transpose()?,
+            peak_pids: self.pids_peak.as_ref().map(Kept::number).transpose()?,
         })
     }
 
     fn peak_memory(&self) -> Option<u64> {
-        number(self.memory_peak.as_ref()?).ok()
+        self.memory_peak.as_ref()?.number().ok()
     }
 
     fn is_empty(&self) -> bool {
         match &self.population {
-            Population::Current(file) => number(file).is_ok_and(|count| count == 0),
-            Population::Events(file) => values(file, ["populated"]).is_ok_and(|[value]| value == Some(0)),
+            Population::Current(file) => file.number().is_ok_and(|count| count == 0),
+            Population::Events(file) => file.values(["populated"]).is_ok_and(|[value]| value == Some(0)),
         }
     }
 
@@ -319,7 +317,7 @@ impl Group for Cgroup {
         let left = match &self.memory_peak {
             // Whatever is written, after it this file's peak is what is still charged. An old kernel refuses to reset, and the peak of
             // the next one could not be told.
-            Some(peak) => file::write(peak, "0").ok().and_then(|()| number(peak).ok()),
+            Some(peak) => peak.write("0").ok().and_then(|()| peak.number().ok()),
             // No peak is told at all.
             None => file::open(&self.path.join("memory.current"), OFlags::RDONLY).and_then(number).ok(),
         };
@@ -336,6 +334,6 @@ impl Group for Cgroup {
     }
 
     fn paths(&self) -> Vec<PathBuf> {
-        vec![self.path.clone()]
+        vec![self.path.to_path_buf()]
     }
 }
