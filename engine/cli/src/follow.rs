@@ -111,7 +111,7 @@ pub(crate) async fn follow(args: &Follow) -> Result<u8> {
 async fn output_closed() {
     // Unchecked: it is only watched, and stays as it is for those who write to it.
     let own = io::stdout().as_fd().try_clone_to_owned();
-    if let Ok(out) = own.and_then(|out| pipe::Sender::from_owned_fd_unchecked(out))
+    if let Ok(out) = own.and_then(pipe::Sender::from_owned_fd_unchecked)
         && out.ready(Interest::ERROR).await.is_ok()
     {
         return;
