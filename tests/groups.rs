@@ -3,7 +3,7 @@
 //! Promised: whatever the rule, each call has exactly one outcome, at its place. With fail-fast and first-success the others
 //! are cancelled, are told because of which, and those that were not started never are. No more run at a time than asked
 //! for. The group's deadline, a token, a canceler and the engine's shutdown end all of them. A callback that panics takes
-//! nothing with it. When the group has returned, or some time after it was dropped, nothing of it is left.
+//! nothing with it, and nobody is waited for who does not read. When the group has returned, or some time after it was dropped, nothing of it is left.
 //!
 //! Not promised: how long it takes; which of two that fail at the same time is the one that the others are told of; that
 //! a group ends at its deadline to the moment (what runs has its grace).

@@ -36,7 +36,8 @@ fn between_two_attempts_it_waits_in_the_queue_and_takes_no_place_there() {
             assert!(!registry.submit(failing(FOR_EVER).id("a")).unwrap().is_new);
             let other = registry.submit(sh("true")).unwrap().id;
             assert!(end(&registry, &other).await.is_ok());
-            assert_eq!(registry.cancel(&id, "enough").unwrap().state, State::Stopping);
+            // Another thread may end it at this very moment.
+            assert!(registry.cancel(&id, "enough").unwrap().state >= State::Stopping);
             let ended = end(&registry, &id).await;
             assert_eq!(
                 kind(&ended),

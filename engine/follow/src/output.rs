@@ -39,7 +39,8 @@ pub struct FileOutput {
 }
 
 impl FileOutput {
-    /// Lines are added to this file; it and its folder are made if they are not there. Others should not write to it.
+    /// Lines are added to this file; it and its folder are made if they are not there, also when somebody removed or renamed
+    /// them meanwhile. Others should not write to it. A FIFO is refused.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         // It is the same one also when the current folder is another.
