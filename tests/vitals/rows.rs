@@ -2,6 +2,7 @@
 
 use std::{fs::File, sync::mpsc, thread, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{
     Endless, Flavour, PATIENCE, Rig, end_of, hostile, level, ready, succeeded, uncontained, until,
 };
@@ -115,6 +116,46 @@ fn sandboxes_and_cgroups() {
         let after = engine.vitals();
         assert_eq!((after.sandboxes, after.cgroups), (0, 0), "{after:?}");
         assert_eq!(after.pooled_cgroups > 0, cgroups > 0, "it waits for its next call: {after:?}");
+    });
+}
+
+/// A process of ours may have so many descriptors, and the calls that run share them.
+#[test]
+fn descriptors_of_calls_that_run() {
+    /// More than have the files of their cgroup open with the limit below.
+    const FIRST: usize = 30;
+    const MORE: usize = 20;
+    /// Stdout and stderr, its first process and the line to that, both watched and held, and its mounts; and one to spare.
+    const EACH: u64 = 8;
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let engine = rig.builder().max_running(FIRST + MORE).build().unwrap();
+        // How many cgroups may have their files open is settled when the first one is made.
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(2048), hard).unwrap();
+        succeeded(engine.start(Call::command(["true"]))).await;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let mut running = Vec::new();
+        let mut held = Vec::new();
+        for count in [FIRST, MORE] {
+            let begun: Vec<_> = (0..count).map(|_| engine.start(hostile(["sleep"]))).collect();
+            for run in &begun {
+                ready(&mut run.events()).await;
+            }
+            running.extend(begun);
+            let now = engine.vitals();
+            held.push([now.fds.unwrap(), now.zygotes.first().and_then(|zygote| zygote.fds).unwrap_or(0)]);
+        }
+        let each = |what: usize| (held[1][what].saturating_sub(held[0][what])) as f64 / MORE as f64;
+        assert!(each(0) <= EACH as f64, "{} a call: {held:?}", each(0));
+        // Its network.
+        assert!(each(1) <= 2.0, "{} a call in the zygote: {held:?}", each(1));
+        for run in running {
+            run.cancel("enough");
+            let report = end_of(run).await.unwrap_err().into_parts().1;
+            let counted = report.enforced.unwrap().cgroup.is_none() || report.usage.oom_kills == Some(0);
+            assert!(counted, "its cgroup is read all the same: {:?}", report.usage);
+        }
+        engine.shutdown(Duration::from_secs(20)).await;
     });
 }
 

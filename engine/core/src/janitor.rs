@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -175,8 +175,8 @@ impl Leader {
         reaped
     }
 
-    /// What takes time to let go of, once it was reaped.
-    pub(crate) fn remains(&mut self) -> Option<OwnedFd> {
+    /// Work that lets go of what takes time to let go of, once it was reaped.
+    pub(crate) fn remains(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
         self.process.as_mut()?.remains()
     }
 

@@ -153,7 +153,7 @@ impl<'a> Running<'a> {
         let exit = self.reap(&mut report.kill_pending).await;
         self.remove_folder().await;
         if let Some(remains) = self.leader.remains() {
-            drop(self.lane.spawn(move || drop(remains)));
+            drop(self.lane.spawn(remains));
         }
         report.timings.draining = draining.elapsed();
         report.killed = self.killed;

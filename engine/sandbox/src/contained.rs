@@ -321,7 +321,7 @@ impl Inner {
         let mut cgroup = match &offer.cgroups {
             Some(cgroups) => {
                 // What could not be removed when its execution ended.
-                cgroups.tidy();
+                cgroups.tidy_some();
                 let mut limits = spec.resources.clone();
                 limits.pids.get_or_insert(PIDS);
                 Some(cgroups.take(&limits).map_err(|error| {

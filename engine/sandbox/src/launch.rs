@@ -184,8 +184,8 @@ pub trait Process: Send + Sync + Debug {
         None
     }
 
-    /// What takes time to let go of, once it was reaped: to be dropped where nobody waits.
-    fn remains(&mut self) -> Option<OwnedFd> {
+    /// Work that lets go of what takes time to let go of, once it was reaped: for where nobody waits.
+    fn remains(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
         None
     }
 

@@ -1,6 +1,8 @@
 //! v2 against a tree of plain files: where cgroups are made and where not, what is written, read and removed. What the
 //! kernel makes of it, it does not show.
 
+mod many;
+
 use std::{
     fs, io,
     os::unix::fs::symlink,

@@ -5,8 +5,12 @@
 //!
 //! The files of those that wait stay open, so that a short call opens none. When many run at once, those that run beyond
 //! a bound have theirs closed: what a running call holds open bounds how many can.
+//!
+//! To remove a cgroup the kernel looks through the caches of every mounted file system, and each sandbox has some: when
+//! thousands end at once, removals in the midst of it take most of the time. So they wait until most sandboxes are gone.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
@@ -29,8 +33,17 @@ pub(super) const LEFT_OVER: u64 = 1 << 20;
 /// The most that wait for their next execution.
 const MOST: usize = 64;
 
-/// The most that wait for their end before the one who returns another has to see to its end himself.
+/// The most that wait for their end when hardly any are taken.
 const MOST_ASIDE: usize = 64;
+
+/// The most that ever wait for their end: beyond them, the one who returns another has to see to its end himself.
+const MOST_EVER_ASIDE: usize = 4096;
+
+/// How many times as many as are taken may wait for their end.
+const ASIDE_FOR_EACH_TAKEN: usize = 4;
+
+/// How many of those that wait for their end a new one's taker looks after.
+const SOME: usize = 8;
 
 /// Where cgroups are made.
 pub(super) trait Place: std::fmt::Debug + Send + Sync {
@@ -87,7 +100,8 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct State {
     free: Vec<Made>,
-    aside: Vec<Vec<PathBuf>>,
+    /// The oldest first.
+    aside: VecDeque<Vec<PathBuf>>,
     taken: usize,
     /// Whose files are open: those that are free, and some that are taken.
     open: usize,
@@ -208,11 +222,11 @@ impl Pool {
             self.state().open -= 1;
         }
         drop(made);
-        let full = self.state().aside.len() >= MOST_ASIDE;
+        let full = self.state().aside.len() >= MOST_EVER_ASIDE;
         if full && self.remove(&paths) {
             return;
         }
-        self.state().aside.push(paths);
+        self.state().aside.push_back(paths);
     }
 
     /// Whether all of it is gone.
@@ -231,10 +245,32 @@ impl Pool {
 
     /// Removes what was set aside and is empty by now.
     pub(super) fn tidy(&self) {
-        let aside = std::mem::take(&mut self.state().aside);
-        for paths in aside {
+        self.remove_aside(usize::MAX);
+    }
+
+    /// The same for a few.
+    pub(super) fn tidy_some(&self) {
+        self.remove_aside(SOME);
+    }
+
+    /// The same for all, when there are too many.
+    pub(super) fn tidy_beyond_bound(&self) {
+        let too_many = {
+            let state = self.state();
+            state.aside.len() > MOST_ASIDE.max(state.taken * ASIDE_FOR_EACH_TAKEN)
+        };
+        if too_many {
+            self.tidy();
+        }
+    }
+
+    fn remove_aside(&self, most: usize) {
+        // Those that are there now: what somebody is still in comes back, and others come meanwhile.
+        let count = self.state().aside.len().min(most);
+        for _ in 0..count {
+            let Some(paths) = self.state().aside.pop_front() else { return };
             if !self.remove(&paths) {
-                self.state().aside.push(paths);
+                self.state().aside.push_back(paths);
             }
         }
     }

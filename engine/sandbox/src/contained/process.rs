@@ -278,8 +278,14 @@ impl Process for Contained {
         self.cgroup.as_ref()?.cpu_used()
     }
 
-    fn remains(&mut self) -> Option<OwnedFd> {
-        self.mounts.take()
+    fn remains(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        let (mounts, tidying) = (self.mounts.take(), self.cgroup.as_ref().map(Cgroup::tidying));
+        Some(Box::new(move || {
+            drop(mounts);
+            if let Some(tidying) = tidying {
+                tidying();
+            }
+        }))
     }
 
     /// Nothing: what is contained need not be looked for.
