@@ -5,7 +5,9 @@
 //! everything again, with many lines in one instant, equal ones among them, on two streams, in pieces; from a journal by
 //! cursor; from a file that is renamed, truncated and written to in half lines. A follower is stopped, and nothing of it
 //! is left, whatever its source does, whoever does not read, and also when it is dropped outside a runtime. A slow
-//! subscriber is told what it missed and holds nobody up. Keys and places are given out once.
+//! subscriber is told what it missed and holds nobody up. The file that lines are written to is made anew when somebody takes
+//! it away. What is no file to follow, and times that are too long for any clock, do no harm. Keys and places are given out
+//! once.
 //!
 //! Not promised: how long a rotation takes (`scripts/soak` looks at that); what was written to a file and truncated
 //! before it was read; lines that the program behind a source drops by itself. `docker`, `podman` and `kubectl` are

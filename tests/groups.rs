@@ -3,7 +3,7 @@
 //! Promised: whatever the rule, each call has exactly one outcome, at its place. With fail-fast and first-success the others
 //! are cancelled, are told because of which, and those that were not started never are. No more run at a time than asked
 //! for. The group's deadline, a token, a canceler and the engine's shutdown end all of them. A callback that panics takes
-//! nothing with it. When the group has returned, or some time after it was dropped, nothing of it is left.
+//! nothing with it, and nobody is waited for who does not read. When the group has returned, or some time after it was dropped, nothing of it is left.
 //!
 //! Not promised: how long it takes; which of two that fail at the same time is the one that the others are told of; that
 //! a group ends at its deadline to the moment (what runs has its grace).
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tool_engine::{
     Call, CancelSource, CancellationToken, Clock, Engine, ErrorKind, EventKind, ExecutionError, ExitStatus,
-    Group, Limits, Report,
+    Group, Limits, Report, Retry,
 };
 
 type End = Result<Report, ExecutionError>;
@@ -389,5 +389,58 @@ fn what_escapes_from_one_is_found_when_another_fails() {
             let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
             assert!(!is_alive(pid));
         }
+    });
+}
+
+#[test]
+fn one_that_waits_for_its_next_attempt_ends_with_the_others() {
+    on_both(|engine| async move {
+        let hour = Duration::from_secs(3600);
+        let again = Retry::attempts(9).backoff(hour).jitter(false).on(["process"]);
+        let folder = TempDir::new().unwrap();
+        let failed = folder.path().join("failed");
+        let calls = vec![sh("exit 1").retry(again), sh(format!("{}; exit 2", await_file(&failed)))];
+        let group = Group::new(&engine).fail_fast().on_event(move |_, event| {
+            if let EventKind::Retrying { .. } = event.kind {
+                fs::write(&failed, "").unwrap();
+            }
+        });
+        let ends = run(group, calls).await;
+        canceled(&ends[0], CancelSource::Sibling(1));
+        assert_eq!(report(&ends[0]).attempts.len(), 1);
+        assert_eq!(*kind(&ends[1]), ErrorKind::Process { status: ExitStatus::Code(2) });
+    });
+}
+
+/// A script that waits for a file.
+fn await_file(path: &Path) -> String {
+    format!("until [ -e {} ]; do sleep 0.01; done", path.display())
+}
+
+#[test]
+fn a_group_of_none_ends_and_one_of_which_none_succeeds_cancels_none() {
+    on_both(|engine| async move {
+        for group in [Group::new(&engine).at_most(0), Group::new(&engine).deadline(Duration::ZERO)] {
+            assert!(run(group, Vec::new()).await.is_empty());
+        }
+        let calls = (1..4).map(|code| sh(format!("exit {code}"))).collect();
+        let ends = run(Group::new(&engine).first_success().at_most(0), calls).await;
+        for (end, code) in ends.iter().zip(1..) {
+            assert_eq!(*kind(end), ErrorKind::Process { status: ExitStatus::Code(code) });
+        }
+    });
+}
+
+#[test]
+fn a_call_whose_reader_would_be_waited_for_is_waited_for_by_nobody() {
+    on_both(|engine| async move {
+        let call = || sh("head -c 3000000 /dev/zero").back_pressure();
+        let limits = Limits { event_ring: Some(64 << 10), ..Limits::default() };
+        let ends = run(Group::new(&engine), vec![call().limits(limits.clone())]).await;
+        assert!(ends[0].is_ok(), "{:?}", ends[0]);
+        // Also when the one that read is gone.
+        let group = Group::new(&engine).on_event(|_, _| panic!("on purpose"));
+        let ends = run(group, vec![call().limits(limits)]).await;
+        assert!(ends[0].is_ok(), "{:?}", ends[0]);
     });
 }

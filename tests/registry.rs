@@ -5,7 +5,7 @@
 //! the end that had come before. What waited for its turn when it was cancelled is never started. Waiting and reading have no
 //! part in it: who stops cancels nothing. What has ended stays for as long as was asked for, within bounds of number and
 //! bytes, oldest end first; what has not ended stays. In the queue owners take turns, no owner runs more than it may, and
-//! what runs fits into the memory that was allowed. What ran is gone when all were cancelled.
+//! what runs fits into the memory that was allowed. What is tried again is one execution with one end. What ran is gone when all were cancelled.
 //!
 //! Not promised: which of two submits with one id makes the execution; whether what is submitted during a `cancel_all` is
 //! among the cancelled; that records take no more than their bound to the byte; how long anything takes.
@@ -20,6 +20,8 @@ mod keeping;
 mod many;
 #[path = "registry/queue.rs"]
 mod queue;
+#[path = "registry/retrying.rs"]
+mod retrying;
 #[path = "registry/submitting.rs"]
 mod submitting;
 

@@ -28,6 +28,7 @@ mod diagnostic;
 mod files;
 mod hints;
 mod json_place;
+mod json_unambiguous;
 mod paths;
 mod quantity;
 mod reader;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use support::hostile_path;
-use tool_follow::{Counts, FollowEventKind, Follower, Followers, Line, Since, Source, Subscription};
+use tool_follow::{
+    Counts, FollowEventKind, Follower, Followers, Line, Since, Source, Subscription, TimeFormat,
+};
 
 use super::{Log, assert_exact, in_time, next_line, patient, text, with_followers};
 
@@ -145,4 +147,38 @@ fn journalctl(log: &Log) -> PathBuf {
     fs::write(&path, format!("#!/bin/sh\nexec {} journal \"$@\"\n", hostile_path().display())).unwrap();
     fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
+}
+
+/// A source that writes all of the log again, this piece by piece, and takes its time.
+fn slow(log: &Log, pieces: &str) -> Source {
+    let script = format!("{pieces} <{}; exec sleep 1000", log.path().display());
+    log.served(Source::command(["sh", "-c", &script, "sh", "{since}"], TimeFormat::Rfc3339), "")
+}
+
+#[test]
+fn though_a_source_sends_more_again_than_it_is_read_for() {
+    with_followers(|followers, mut log| async move {
+        for number in 0..20 {
+            log.say(100_000, &format!("line {number}"));
+        }
+        let source = slow(&log, "while read -r line; do echo \"$line\"; sleep 0.02; done");
+        let follower = followers.follow("log", source.rotate_bytes(100)).unwrap();
+        let mut lines = Vec::new();
+        in_time("the lines", rest(&mut follower.subscribe(), &mut lines, log.written.len())).await;
+        assert_exact(&lines, &log.written);
+        assert!(follower.counts().rotations > 0);
+    });
+}
+
+#[test]
+fn though_a_line_is_longer_than_a_source_is_read_for() {
+    with_followers(|followers, mut log| async move {
+        log.say(0, &"x".repeat(10_000));
+        log.say(1, "next");
+        let pieces = "while part=$(head -c 1000; echo .) && [ \"$part\" != . ]; do printf %s \"${part%.}\"; sleep 0.1; done";
+        let follower = followers.follow("log", slow(&log, pieces).rotate_bytes(1_000)).unwrap();
+        let mut lines = Vec::new();
+        in_time("the lines", rest(&mut follower.subscribe(), &mut lines, 2)).await;
+        assert_exact(&lines, &log.written);
+    });
 }

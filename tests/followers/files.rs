@@ -3,11 +3,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
 
-use support::until;
+use support::{level, until};
+use tool_engine::{Level, Policy};
 use tool_follow::{FollowEventKind, LineEnd, Since, Source, Subscription};
 
 use super::{PATIENCE, in_time, next, next_line, patient, text, with_followers};
@@ -129,5 +131,65 @@ fn what_was_there_before_is_left_out_unless_it_is_asked_for() {
             assert!(halves <= 1);
         })
         .await;
+    });
+}
+
+#[test]
+fn that_a_file_was_renamed_is_noticed_however_often_it_is_told_that_the_follower_is_alive() {
+    with_followers(|followers, log| async move {
+        let mut file = append(log.path());
+        file.write_all(b"one\n").unwrap();
+        let source = source(log.path()).heartbeat(Duration::from_millis(50));
+        let follower = followers.follow("file", source).unwrap();
+        let mut events = follower.subscribe();
+        expect(&mut events, &["one"]).await;
+        fs::rename(log.path(), log.path().with_extension("1")).unwrap();
+        append(log.path()).write_all(b"two\n").unwrap();
+        in_time("the next file", expect(&mut events, &["two"])).await;
+    });
+}
+
+#[test]
+fn what_is_no_file_holds_nobody_up() {
+    with_followers(|followers, log| async move {
+        append(log.path()).write_all(b"one\n").unwrap();
+        let fifo = log.path().with_extension("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // More than there are threads for files; nobody ever opens the other end.
+        for number in 0..3 {
+            let follower = followers.follow(number.to_string(), Source::file(&fifo)).unwrap();
+            in_time("its end", follower.ended()).await;
+            let mut events = follower.subscribe();
+            let error = std::iter::from_fn(|| events.try_next()).find_map(|event| match event.kind {
+                FollowEventKind::Ended { error } => error,
+                _ => None,
+            });
+            assert!(error.unwrap().to_string().contains("only a regular file can be followed"));
+        }
+        let follower = followers.follow("file", source(log.path())).unwrap();
+        expect(&mut follower.subscribe(), &["one"]).await;
+    });
+}
+
+#[test]
+fn half_a_line_does_not_come_again_and_again_though_tail_ends_at_the_end_of_the_file() {
+    with_followers(|followers, log| async move {
+        let tail = log.path().with_file_name("tail");
+        fs::write(&tail, "#!/bin/sh\nexec cat\n").unwrap();
+        fs::set_permissions(&tail, PermissionsExt::from_mode(0o755)).unwrap();
+        let mut file = append(log.path());
+        file.write_all(b"one\nha").unwrap();
+        let path = tail.clone();
+        let shape = move |call| {
+            let policy = Policy { ro: vec![path.clone()], ..Policy::default() };
+            if level() == Level::None { patient(call) } else { patient(call.policy(policy)) }
+        };
+        let source = source(log.path()).program(&tail).call(shape);
+        let follower = followers.follow("file", source.backoff(Duration::ZERO, Duration::ZERO)).unwrap();
+        let mut events = follower.subscribe();
+        expect(&mut events, &["one"]).await;
+        until("it is opened anew", PATIENCE, || (follower.counts().sources > 3).then_some(())).await;
+        file.write_all(b"lf\n").unwrap();
+        expect(&mut events, &["half"]).await;
     });
 }

@@ -1,8 +1,10 @@
 //! Keys and places are given out once, and come back.
 
+use std::time::Duration;
+
 use support::{Flavour, Rig, hostile_path};
 use tool_engine::ErrorKind;
-use tool_follow::{FollowError, FollowEventKind, Followers, Source, TimeFormat};
+use tool_follow::{FileOutput, FollowError, FollowEventKind, Followers, Source, TimeFormat};
 
 use super::{Log, down, in_time, next_line, patient, with_followers};
 
@@ -103,5 +105,46 @@ fn a_source_that_cannot_be_opened_at_all_gives_its_place_back() {
         .await;
         let error = followers.follow("bad", Source::command(["cat"], TimeFormat::Rfc3339)).unwrap_err();
         assert!(error.to_string().contains("{since}"), "{error}");
+    });
+}
+
+#[test]
+fn times_may_be_as_long_as_there_are() {
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        let engine = rig.builder().max_timeout(Duration::MAX).build().unwrap();
+        let followers = Followers::builder(&engine).stop_within(Duration::MAX).build().unwrap();
+        let mut log = Log::new();
+        log.say(0, "a");
+        let output = FileOutput::new(log.path().with_extension("out")).max_age(Duration::MAX);
+        let source = log
+            .source("")
+            .heartbeat(Duration::MAX)
+            .rotate_every(Duration::MAX / 2)
+            .backoff(Duration::MAX, Duration::MAX)
+            .output(output);
+        let follower = followers.follow("log", source).unwrap();
+        let mut events = follower.subscribe();
+        next_line(&mut events).await;
+        follower.ask_to_stop();
+        let mut last = None;
+        while let Some(event) = in_time("the end", events.next()).await {
+            last = Some(event.kind);
+        }
+        assert!(matches!(last, Some(FollowEventKind::Ended { error: None })), "{last:?}");
+        down(followers, engine).await;
+    });
+}
+
+#[test]
+fn what_it_writes_is_not_what_it_reads() {
+    with_followers(|followers, log| async move {
+        let path = log.path().parent().unwrap().join("./log");
+        let link = log.path().with_file_name("link");
+        std::os::unix::fs::symlink(log.path(), &link).unwrap();
+        for output in [path, link] {
+            let source = Source::file(log.path()).output(FileOutput::new(output));
+            let error = followers.follow("log", source).unwrap_err().to_string();
+            assert!(error.contains("the very file that is followed"), "{error}");
+        }
     });
 }

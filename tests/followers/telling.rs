@@ -143,3 +143,31 @@ fn that_a_file_cannot_be_written_while_all_else_goes_on() {
         assert_eq!(follower.counts().output_lost, 2);
     });
 }
+
+#[test]
+fn each_line_to_a_file_though_somebody_removes_it_or_its_folder() {
+    with_followers(|followers, mut log| async move {
+        let folder = log.path().with_file_name("out");
+        let path = folder.join("log");
+        let follower = followers.follow("log", log.source("").output(FileOutput::new(&path))).unwrap();
+        let mut events = follower.subscribe();
+        let said = |text: &str| {
+            let text = text.to_owned();
+            let path = path.clone();
+            move || fs::read_to_string(&path).is_ok_and(|found| found == text).then_some(())
+        };
+        log.say(0, "one");
+        next_line(&mut events).await;
+        until("the first line", PATIENCE, said("one\n")).await;
+        fs::remove_file(&path).unwrap();
+        log.say(1, "two");
+        until("the second line", PATIENCE, said("two\n")).await;
+        fs::remove_dir_all(&folder).unwrap();
+        log.say(1, "three");
+        until("the third line", PATIENCE, said("three\n")).await;
+        // As another program does that rotates logs.
+        fs::rename(&path, folder.join("log.other")).unwrap();
+        log.say(1, "four");
+        until("the fourth line", PATIENCE, said("four\n")).await;
+    });
+}

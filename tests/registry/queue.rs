@@ -158,3 +158,27 @@ fn what_a_tools_own_limit_is_the_queue_knows_from_the_catalog() {
         },
     );
 }
+
+#[test]
+fn an_owner_that_fills_its_part_of_the_line_is_turned_away_and_no_other() {
+    with_engine(
+        |builder| builder.max_running(1).max_queued(4).max_queued_per_owner(2),
+        |engine| async move {
+            let registry = engine.registry();
+            let first = running(&registry, sleeping()).await;
+            let submit = |owner: &str| registry.submit(sh("true").owner(owner)).unwrap().id;
+            let waiting: Vec<_> = ["greedy", "greedy", "modest"].map(submit).into();
+            let refused = end(&registry, &submit("greedy")).await;
+            let words = kind(&refused).to_string();
+            assert!(words.contains("2 of this owner wait, of at most 2"), "{words}");
+            let last = submit("late");
+            let refused = end(&registry, &submit("modest")).await;
+            let words = kind(&refused).to_string();
+            assert!(words.contains("4 wait, of at most 1 and 4; 1 of this owner wait"), "{words}");
+            registry.cancel(&first, "begin").unwrap();
+            for id in waiting.iter().chain([&last]) {
+                assert!(end(&registry, id).await.is_ok());
+            }
+        },
+    );
+}

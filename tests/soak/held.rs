@@ -83,6 +83,9 @@ pub(crate) async fn settled(rig: &Rig, engine: &Engine, since: Option<&Held>) ->
     }
 }
 
+/// How much larger a resident set may be after the second half, in KiB: an allocator keeps some of what it had.
+const NOISE: i64 = 4096;
+
 /// The resident set of a process, in KiB.
 pub(crate) fn rss(process: &str) -> i64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).expect("/proc is mounted");
@@ -98,7 +101,7 @@ pub(crate) fn compare(warm: &Held, middle: &Held, end: &Held) -> bool {
     {
         println!("{what:<14}{warm:>10}{middle:>10}{end:>10}{:>+12}{:>+12}", middle - warm, end - middle);
         grown |= match what {
-            RSS | ZYGOTE_RSS => false,
+            RSS | ZYGOTE_RSS => end > middle + NOISE,
             // Pools that fill up with the most calls at once; they are bounded.
             ZYGOTE_FDS | CGROUPS => end > middle + POOL,
             _ => end > warm,

@@ -9,6 +9,7 @@ mod groups;
 mod held;
 mod many;
 mod readers;
+mod short;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
         runs: 10_000,
         run: endings::run,
     },
+    Scenario { name: "short", about: "calls of a millisecond", runs: 100_000, run: short::run },
     Scenario {
         name: "many",
         about: "so many sleeping tools at once, and nothing left when all are cancelled",

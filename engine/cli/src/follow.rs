@@ -2,6 +2,8 @@
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
+    pin::pin,
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use run_tool::{
     follow::{FileOutput, FollowEventKind, Follower, Followers, Line, Source, Subscription},
 };
 use serde_json::{Map, Value};
-use tokio::runtime::Handle;
+use tokio::{io::Interest, net::unix::pipe, runtime::Handle};
 
 use crate::{
     args::{Follow, SourceName},
@@ -58,11 +60,14 @@ pub(crate) async fn follow(args: &Follow) -> Result<u8> {
     let (events, own, runtime) = (follower.subscribe(), follower.clone(), Handle::current());
     let mut showing = on_a_thread("show", move || shower.show(events, &own, &runtime))?;
     let mut asked = None;
+    // A log can be silent for days: not only who writes to it finds out that nobody reads.
+    let mut closed = pin!(output_closed());
+    let mut is_closed = false;
     let shown = loop {
         // When all is over but for a reader that does not read, that is not waited for much longer.
         let stuck = async {
             follower.ended().await;
-            if asked.is_none() {
+            if asked.is_none() && !is_closed {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(LAST_WORDS).await;
@@ -75,11 +80,16 @@ pub(crate) async fn follow(args: &Follow) -> Result<u8> {
                 }
                 follower.ask_to_stop();
             }
+            () = &mut closed, if !is_closed && args.file.is_none() => {
+                is_closed = true;
+                follower.ask_to_stop();
+            }
             () = stuck => break None,
         }
     };
     engine.shutdown(Duration::ZERO).await;
     Ok(match (shown, asked) {
+        (Some(Shown { written: Ok(()), failure: None }) | None, None) if is_closed => OUTPUT_CLOSED,
         (Some(Shown { written: Err(error), .. }), _) if error.kind() == io::ErrorKind::BrokenPipe => {
             OUTPUT_CLOSED
         }
@@ -95,6 +105,18 @@ pub(crate) async fn follow(args: &Follow) -> Result<u8> {
         }
         (Some(Shown { failure: None, .. }) | None, None) => 0,
     })
+}
+
+/// Waits until whoever reads our standard output, a pipe, is gone; for ever, if it is something else.
+async fn output_closed() {
+    // Unchecked: it is only watched, and stays as it is for those who write to it.
+    let own = io::stdout().as_fd().try_clone_to_owned();
+    if let Ok(out) = own.and_then(pipe::Sender::from_owned_fd_unchecked)
+        && out.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What the arguments name, and what it is called.

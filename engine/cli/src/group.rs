@@ -101,7 +101,11 @@ fn read(file: &Path, around: &Surroundings) -> Result<Vec<WrittenCall>> {
         return Ok(WrittenCall::load(file)?);
     }
     let mut text = String::new();
-    io::stdin().read_to_string(&mut text).context("cannot read calls from standard input")?;
+    let read = io::stdin().take(WrittenCall::LARGEST + 1).read_to_string(&mut text);
+    let read = read.context("cannot read calls from standard input; they are JSON lines in UTF-8")? as u64;
+    if read > WrittenCall::LARGEST {
+        bail!("standard input: is larger than {}; run its calls in parts", show_size(WrittenCall::LARGEST));
+    }
     Ok(WrittenCall::json_lines(&text, shown(file), &around.current)?)
 }
 

@@ -104,14 +104,14 @@ fn refuse(usage: &clap::Error) -> ExitCode {
     })
 }
 
-/// Whether these arguments, which clap could not read, are those of `exec`: its name is the first word that is neither an
-/// option nor its value.
+/// Whether these arguments, which clap could not read, are those of a command whose exit codes are [`Column::Exec`]: its name
+/// is the first word that is neither an option nor its value.
 fn is_exec(mut words: impl Iterator<Item = OsString>) -> bool {
     while let Some(word) = words.next() {
         if word == "--otel-endpoint" {
             words.next();
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return word == "exec";
+            return word == "exec" || word == "follow";
         }
     }
     false

@@ -141,6 +141,13 @@ fn when_nobody_reads_its_output_it_ends() {
     assert_eq!(line(&mut out), "flood\n");
     drop(out);
     assert_eq!(child.exit_code(), 141);
+    // Also when there is nothing more to say.
+    let silent = "echo '1 one'; exec sleep 1000";
+    let (mut child, mut out) =
+        Guard::start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", silent, "{since}"]);
+    assert_eq!(line(&mut out), "one\n");
+    drop(out);
+    assert_eq!(child.exit_code(), 141);
 }
 
 #[test]

@@ -195,6 +195,9 @@ nonsense
 {"tool": "a", "stdin": "x"}
 {"command": ["a"], "input": 1, "max_timeout": "1s"}
 {"command": ["a"], "retry": {"attempts": 2, "on": ["tool"]}}
+{"command": ["a"], "env": {"A": "1", "B": "2", "A": "1"}}
+{"tool": "a", "input": [{"b": 1, "b": 2}]}
+{"command": ["a"], "command": ["b"]}
 "#;
     let (code, out, err) = group(&bad, &[]);
     assert_eq!((code, out.as_str()), (2, ""));
@@ -396,4 +399,17 @@ fn exec_tries_again_when_asked_to() {
             .unwrap(),
     );
     assert!(code == 125 && err.contains("\"tool\" is never tried again"), "{err}");
+}
+
+#[test]
+fn a_line_may_be_long_and_have_many_parts() {
+    let words = |word: &str| format!("{{\"command\": [{}]}}", vec![word; 100_000].join(","));
+    let (code, _, err) = group(&words("1"), &[]);
+    assert_eq!(code, 2);
+    assert!(err.starts_with("run-tool: calls.jsonl:1:14: command: is a whole number"), "{err}");
+    let (code, out, err) = group(&words("\"true\""), &["--json"]);
+    assert_eq!((code, json_lines(&out).len()), (0, 1), "{err}");
+    let (code, out, err) =
+        group("\u{feff}{\"command\": [\"true\"]}\r\n\r\n{\"command\": [\"true\"]}\r", &["--json"]);
+    assert_eq!((code, json_lines(&out).len()), (0, 2), "{err}");
 }

@@ -235,6 +235,7 @@ pub struct EngineBuilder {
     max_running: Option<usize>,
     max_running_per_owner: usize,
     max_queued: usize,
+    max_queued_per_owner: usize,
     max_memory: Option<u64>,
     keep: Keep,
     temp_dir: PathBuf,
@@ -254,6 +255,7 @@ impl Default for EngineBuilder {
             max_running: None,
             max_running_per_owner: usize::MAX,
             max_queued: 1024,
+            max_queued_per_owner: usize::MAX,
             max_memory: None,
             keep: Keep { retention: Duration::from_secs(600), records: 10_000, bytes: 256 << 20 },
             temp_dir: PathBuf::from("/tmp"),
@@ -333,6 +335,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How many of them may be of one [owner](Call::owner). Default: all, so that one owner can fill the queue and have the
+    /// others turned away ([`ErrorKind::Busy`](crate::ErrorKind::Busy)); where owners do not know of each other, allow each
+    /// but a part of it.
+    pub fn max_queued_per_owner(mut self, most: usize) -> Self {
+        self.max_queued_per_owner = most;
+        self
+    }
+
     /// For how long the [registry](Engine::registry) keeps the record of an execution that has ended. Default 10 min.
     pub fn retention(mut self, time: Duration) -> Self {
         self.keep.retention = time;
@@ -398,6 +408,7 @@ impl EngineBuilder {
                 running: max_running,
                 running_per_owner: self.max_running_per_owner,
                 queued: self.max_queued,
+                queued_per_owner: self.max_queued_per_owner,
                 memory: self.max_memory,
             }),
             shelf: Arc::new(Shelf::new(self.keep)),

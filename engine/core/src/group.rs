@@ -246,7 +246,8 @@ impl Running {
             }
             let run = self.engine.start(call);
             self.cancelers[index] = Some(run.canceler());
-            let events = self.on_event.is_some().then(|| run.events());
+            // Where nobody is to hear of them, nobody's reading is waited for either: the one reader is dropped.
+            let events = Some(run.events()).filter(|_| self.on_event.is_some());
             self.members.push(Next(Some(Box::new(Member { index, events, run }))));
         }
     }

@@ -93,6 +93,7 @@ impl Life<'_> {
             }
             let Some((error, after)) = again else { return ended };
             tracing::debug!(id = %self.id, made, ?after, outcome = error.name(), "will be tried again");
+            self.cancels.stage().again();
             self.log.append(EventKind::Retrying { attempt: made + 1, after, error });
             tokio::select! { biased;
                 cancellation = self.cancels.requested() => {
@@ -101,7 +102,6 @@ impl Life<'_> {
                 () = sleep(after) => {}
             }
             began = Instant::now();
-            self.cancels.stage().again();
         }
     }
 

@@ -76,9 +76,12 @@ impl Queue {
             "{} executions run and {} wait, of at most {} and {}",
             now.running, now.queued, bounds.running, bounds.queued
         );
+        let (run, wait) = self.gate.counts_of(&claim.owner);
         if bounds.running_per_owner < bounds.running {
-            let own = self.gate.running_of(&claim.owner);
-            words += &format!("; {own} of this owner run, of at most {}", bounds.running_per_owner);
+            words += &format!("; {run} of this owner run, of at most {}", bounds.running_per_owner);
+        }
+        if bounds.queued_per_owner < bounds.queued {
+            words += &format!("; {wait} of this owner wait, of at most {}", bounds.queued_per_owner);
         }
         if let Some(bound) = bounds.memory {
             let (used, wanted) = (now.memory, claim.memory);

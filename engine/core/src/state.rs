@@ -23,7 +23,7 @@ const ASKED: u8 = 0x80;
 )]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It waits for its turn.
+    /// It waits for its turn, or for the time of its next attempt.
     Queued,
     /// Its process is being made.
     Starting,

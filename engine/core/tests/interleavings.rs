@@ -81,7 +81,8 @@ impl<F: Future> Future for Impatient<F> {
 #[test]
 fn permits_are_never_lost_however_waiters_come_and_go() {
     explore(|| {
-        let bounds = Bounds { running: 2, running_per_owner: 1, queued: 3, memory: Some(5) };
+        let bounds =
+            Bounds { running: 2, running_per_owner: 1, queued: 3, queued_per_owner: 3, memory: Some(5) };
         let gate = Arc::new(Gate::new(bounds));
         let (running, memory) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         // Owner, memory, and for how many polls it waits.
@@ -103,7 +104,7 @@ fn permits_are_never_lost_however_waiters_come_and_go() {
                 };
                 assert!(running.fetch_add(1, Ordering::SeqCst) < 2);
                 assert!(memory.fetch_add(bytes, Ordering::SeqCst) + bytes <= 5);
-                assert_eq!(gate.running_of(&claim.owner), 1);
+                assert_eq!(gate.counts_of(&claim.owner).0, 1);
                 thread::yield_now();
                 memory.fetch_sub(bytes, Ordering::SeqCst);
                 running.fetch_sub(1, Ordering::SeqCst);

@@ -72,6 +72,10 @@ impl LineModel {
         self.running.iter().filter(|claim| claim.owner == *owner).count()
     }
 
+    fn waiting_of(&self, owner: &Owner) -> usize {
+        self.waiting.iter().filter(|waiter| waiter.claim.owner == *owner).count()
+    }
+
     fn is_first(&self, index: usize) -> bool {
         let owner = &self.waiting[index].claim.owner;
         self.waiting.iter().position(|waiter| waiter.claim.owner == *owner) == Some(index)
@@ -135,6 +139,11 @@ impl LineModel {
         assert_eq!(counts.memory, self.running.iter().map(|claim| claim.memory).sum::<u64>());
         assert!(counts.running <= self.bounds.running && counts.queued <= self.bounds.queued);
         assert!(counts.memory <= self.bounds.memory.unwrap());
+        for waiter in &self.waiting {
+            let of_owner = self.waiting_of(&waiter.claim.owner);
+            assert_eq!(self.line.waiting_of(&waiter.claim.owner), of_owner);
+            assert!(of_owner <= self.bounds.queued_per_owner);
+        }
         for claim in &self.running {
             let of_owner = self.running_of(&claim.owner);
             assert_eq!(self.line.running_of(&claim.owner), of_owner);
@@ -146,9 +155,10 @@ impl LineModel {
 proptest! {
     #[test]
     fn the_line_keeps_its_bounds_and_leaves_nobody_out(
-        moves in moves(), running in 1..4_usize, per_owner in 1..4_usize, queued in 0..9_usize, memory in 5..9_u64,
+        moves in moves(), running in 1..4_usize, running_per_owner in 1..4_usize, queued in 0..9_usize,
+        queued_per_owner in 0..9_usize, memory in 5..9_u64,
     ) {
-        let bounds = Bounds { running, running_per_owner: per_owner, queued, memory: Some(memory) };
+        let bounds = Bounds { running, running_per_owner, queued, queued_per_owner, memory: Some(memory) };
         let names: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).into();
         let owner = |index: usize| names.get(index).map(Arc::clone);
         let mut model =
@@ -169,7 +179,11 @@ proptest! {
                             prop_assert!(!at_once);
                             model.waiting.push(Waiter { claim, ticket, passed_by: Vec::new() });
                         }
-                        Entered::Full => prop_assert!(!at_once && model.waiting.len() == queued),
+                        Entered::Full => {
+                            let of_owner = model.waiting_of(&claim.owner);
+                            prop_assert!(!at_once);
+                            prop_assert!(model.waiting.len() == queued || of_owner == queued_per_owner);
+                        }
                     }
                 }
                 Move::Release(nth) if nth < model.running.len() => {
@@ -201,7 +215,8 @@ proptest! {
 
 #[test]
 fn owners_take_turns_and_one_at_its_cap_holds_up_nobody() {
-    let bounds = Bounds { running: 2, running_per_owner: 1, queued: 100, memory: None };
+    let bounds =
+        Bounds { running: 2, running_per_owner: 1, queued: 100, queued_per_owner: 100, memory: None };
     let mut line = Line::new(bounds);
     let claim = |owner: &str| Claim { owner: Some(owner.into()), memory: u64::MAX };
     let (greedy, modest) = (claim("greedy"), claim("modest"));

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// However short the bound.
+const LEAST: Duration = Duration::from_millis(10);
+
 /// Twice as long each time, at random below that, up to a bound.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
@@ -25,7 +28,8 @@ impl Backoff {
         let doubled = self.first.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = (self.failures + 1).min(31);
         // Never at once: a source that fails in a moment would be all that the machine does.
-        doubled.min(self.most).min(Duration::from_secs(86_400)).mul_f64(0.5 + fastrand::f64() / 2.0)
+        let bounded = doubled.min(self.most).clamp(LEAST, Duration::from_secs(86_400));
+        bounded.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
@@ -44,5 +48,6 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= first);
+        assert!(Backoff::new((Duration::ZERO, Duration::ZERO)).next() >= LEAST / 2);
     }
 }

@@ -68,7 +68,7 @@ enum Outcome {
 impl Follower {
     pub(crate) fn new(entry: Arc<Entry>, source: Source, engine: Engine, lane: Lane) -> Self {
         let place = Place::new(&source);
-        let mut heartbeat = interval_at(Instant::now() + source.heartbeat, source.heartbeat);
+        let mut heartbeat = interval_at(after(source.heartbeat), source.heartbeat.min(FAR));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (heard, running, rotating) = (Instant::now(), None, None);
         Self { entry, source, engine, lane, place, heartbeat, heard, running, rotating }
@@ -145,6 +145,8 @@ impl Follower {
         let canceler = run.canceler();
         let mut lines = [Lines::new(self.source.max_line), Lines::new(self.source.max_line)];
         let mut asked = Asked::Nobody;
+        // Of whole lines that had not come before: if what comes again, or half of a long line, were enough to open the
+        // source anew, it would never get any further.
         let mut bytes = 0;
         let mut rotation = pin!(sleep_until(far()));
         let mut insisting = pin!(sleep_until(far()));
@@ -170,26 +172,24 @@ impl Follower {
                 event = events.next() => {
                     match event.map(|event| event.kind) {
                         Some(EventKind::Started { pid }) => {
-                            rotation.as_mut().reset(Instant::now() + self.until_rotation());
+                            rotation.as_mut().reset(after(self.until_rotation()));
                             self.began(pid).await;
                         }
                         Some(EventKind::Stdout(Chunk(chunk))) => {
-                            bytes += chunk.len() as u64;
                             self.place.came(chunk.len());
                             let lines = lines[0].push(&chunk);
-                            self.take(Stream::Stdout, lines).await;
+                            bytes += self.take(Stream::Stdout, lines).await;
                         }
                         Some(EventKind::Stderr(Chunk(chunk))) => {
-                            bytes += chunk.len() as u64;
                             let lines = lines[1].push(&chunk);
-                            self.take(Stream::Stderr, lines).await;
+                            bytes += self.take(Stream::Stderr, lines).await;
                         }
                         Some(_) => {}
                         None => break,
                     }
                     continue;
                 }
-                // Last, as it begins anew each time: what comes all the time is no file that has been left.
+                // Last: what comes is worth more.
                 fate = self.place.look(&self.lane), if asked == Asked::Nobody => match fate {
                     Fate::Same => continue,
                     moved => Asked::Moved(moved),
@@ -233,8 +233,8 @@ impl Follower {
         };
         let fate = if let Asked::Moved(fate) = asked { fate } else { Fate::Same };
         let rest = stdout.rest();
-        let is_all = self.place.ended(rest.as_ref().map_or(0, |rest| rest.length), fate, &self.lane).await;
-        let cut = if is_all { Cut::Whole } else { cut };
+        let length = rest.as_ref().map_or(0, |rest| rest.length);
+        let cut = self.place.ended(length, fate, cut, &self.lane).await;
         for (stream, rest) in [(Stream::Stdout, rest), (Stream::Stderr, stderr.rest())] {
             let Some(rest) = rest else { continue };
             if let Some(meaning) = self.place.take_rest(stream, &rest, cut) {
@@ -254,12 +254,16 @@ impl Follower {
         self.tell(FollowEventKind::Opened { pid, before }).await;
     }
 
-    async fn take(&mut self, stream: Stream, lines: Vec<RawLine>) {
+    /// How many bytes of these lines were new.
+    async fn take(&mut self, stream: Stream, lines: Vec<RawLine>) -> u64 {
+        let mut new = 0;
         for line in lines {
             consume_budget().await;
             let meaning = self.place.take(stream, &line);
+            new += if matches!(meaning, Meaning::Known) { 0 } else { line.length };
             self.mean(meaning, line.length).await;
         }
+        new
     }
 
     async fn mean(&mut self, meaning: Meaning, length: u64) {
@@ -290,11 +294,11 @@ impl Follower {
     fn beat(&self) {
         let since = |time: Instant| time.elapsed();
         let (silent, running) = (since(self.heard), self.running.map(since).unwrap_or_default());
-        self.entry.hub.append(FollowEventKind::Heartbeat { silent, running });
+        self.entry.hub.mention(FollowEventKind::Heartbeat { silent, running });
     }
 
     fn until_rotation(&self) -> Duration {
-        self.source.rotate_every.mul_f64(1.0 - JITTER * fastrand::f64())
+        self.source.rotate_every.min(FAR).mul_f64(1.0 - JITTER * fastrand::f64())
     }
 }
 
@@ -305,6 +309,14 @@ fn is_final(kind: &ErrorKind) -> bool {
     is_wrong && !kind.is_retryable()
 }
 
+/// As good as never.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The moment so long after this one.
+fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(FAR)
+}
+
 fn far() -> Instant {
-    Instant::now() + Duration::from_secs(30 * 365 * 24 * 3600)
+    after(FAR)
 }

@@ -40,6 +40,11 @@ impl Ring {
         self.next - self.events.len() as u64
     }
 
+    /// With what the one that is waited for has not read.
+    fn is_full(&self) -> bool {
+        self.unread.is_some_and(|(_, unread)| unread >= self.capacity.max(1))
+    }
+
     fn trim(&mut self) {
         let kept = self.unread.map_or(u64::MAX, |(from, _)| from);
         while self.weight > self.capacity && self.events.len() > 1 && self.oldest() < kept {
@@ -93,14 +98,22 @@ impl Hub {
         self.appended.notify_waiters();
     }
 
+    /// Adds an event that nobody misses, if there is room for it: for who waits for a subscriber that does not read, these
+    /// must not pile up.
+    pub(crate) fn mention(&self, kind: FollowEventKind) {
+        let is_full = self.ring().is_full();
+        if !is_full {
+            self.append(kind);
+        }
+    }
+
     /// Waits until the subscriber that is waited for has read enough. Cancel-safe.
     pub(crate) async fn has_room(&self) {
         loop {
             let mut room = pin!(self.room.notified());
             room.as_mut().enable();
             {
-                let ring = self.ring();
-                if ring.unread.is_none_or(|(_, unread)| unread < ring.capacity.max(1)) {
+                if !self.ring().is_full() {
                     return;
                 }
             }
@@ -244,6 +257,7 @@ mod tests {
         }
         let full = || timeout(Duration::from_millis(1), hub.has_room());
         assert!(full().await.is_err());
+        hub.mention(said("I am alive"));
         let (mut first, mut second) = (hub.subscribe(), hub.subscribe());
         assert_eq!(first.next().await.unwrap().seq, 0);
         assert!(full().await.is_ok());

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -38,7 +39,8 @@ pub struct FileOutput {
 }
 
 impl FileOutput {
-    /// Lines are added to this file; it and its folder are made if they are not there. Others should not write to it.
+    /// Lines are added to this file; it and its folder are made if they are not there, also when somebody removed or renamed
+    /// them meanwhile. Others should not write to it. A FIFO is refused.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         // It is the same one also when the current folder is another.
@@ -80,6 +82,14 @@ impl FileOutput {
     pub fn with_times(mut self) -> Self {
         self.whole = true;
         self
+    }
+
+    /// Whether it is the file at this path, as far as can be seen now.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let same =
+            |a: io::Result<PathBuf>, b: io::Result<PathBuf>| matches!((a, b), (Ok(a), Ok(b)) if a == b);
+        same(std::path::absolute(path), Ok(self.path.clone()))
+            || same(fs::canonicalize(path), fs::canonicalize(&self.path))
     }
 
     fn bytes_of<'a>(&self, line: &'a Line) -> &'a [u8] {
@@ -215,6 +225,10 @@ struct Open {
 impl Writer {
     /// Writes what there is. Blocks. After an error the rest is still there, from the byte on that was not written.
     fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
+        // Somebody removed or renamed it, or its folder: what would be written to it is lost.
+        if self.open.as_ref().is_some_and(|open| !open.is_at(&self.output.path)) {
+            self.open = None;
+        }
         while !batch.is_empty() {
             let next = batch.ends.partition_point(|end| *end <= batch.written);
             let is_at_line = next == 0 || batch.ends[next - 1] == batch.written;
@@ -268,6 +282,11 @@ impl Open {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
+        // It would wait for somebody to open the other end, with a thread that others need.
+        if fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo()) {
+            let words = "it is a FIFO, and lines are written to files only; name another one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let about = file.metadata()?;
         // When it was begun, as far as the file system says it.
@@ -275,10 +294,24 @@ impl Open {
         let since = if about.len() == 0 { SystemTime::now() } else { since };
         Ok(Self { file, length: about.len(), since })
     }
+
+    /// Whether it is still the one of this name, unless that cannot be told.
+    fn is_at(&self, path: &Path) -> bool {
+        let own = self.file.metadata().map(|own| (own.dev(), own.ino()));
+        match (own, fs::metadata(path)) {
+            (Ok(own), Ok(named)) => own == (named.dev(), named.ino()),
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), Ok(_)) => true,
+        }
+    }
 }
 
 /// Renames, removes, compresses.
 fn rotate(output: &FileOutput) -> io::Result<()> {
+    // `file-rotate` panics where it cannot be made.
+    if let Some(folder) = output.path.parent() {
+        fs::create_dir_all(folder)?;
+    }
     // A compressed file beside the one that it was made from is not complete: the disk was full, or we were killed.
     for number in 1_u64.. {
         let named = |ending: &str| {

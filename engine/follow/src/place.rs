@@ -11,7 +11,7 @@ use crate::{
     lines::{LineEnd, RawLine},
     seen::{Seen, Timed},
     source::{Kind, Since, Source, file_words, journal_words, with_since},
-    tailed::{Fate, LOOK_EVERY, Tailed, Work},
+    tailed::{Fate, Tailed, Work},
     time_format::TimeFormat,
 };
 
@@ -124,20 +124,31 @@ impl Place {
         }
     }
 
-    /// Looks whether what is followed is still where it was.
+    /// Looks whether what is followed is still where it was, when it is time. Cancel-safe: what is dropped is begun again,
+    /// and no later than it would have been.
     pub(crate) async fn look(&mut self, lane: &Lane) -> Fate {
         let Self::File { file, .. } = self else { return std::future::pending().await };
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Some(look) = file.look() else { return Fate::Same };
-        done(lane, look).await.map_or(Fate::Same, |look| file.fate(look))
+        tokio::time::sleep_until(file.next_look()).await;
+        let Some(look) = file.look() else { return std::future::pending().await };
+        match done(lane, look).await {
+            Ok(look) => file.fate(look),
+            Err(_) => {
+                file.looked();
+                Fate::Same
+            }
+        }
     }
 
-    /// The source has ended, after `rest` bytes without a line end. Whether there is no more to come of what it was, so
-    /// that they are a line.
-    pub(crate) async fn ended(&mut self, rest: u64, fate: Fate, lane: &Lane) -> bool {
-        let Self::File { file, .. } = self else { return false };
-        let Some(left_at) = file.left_at() else { return false };
-        done(lane, left_at).await.is_ok_and(|left_at| file.ended(left_at, rest, fate))
+    /// The source has ended like this, after `rest` bytes without a line end. How they are to be taken: of a file, they
+    /// are a line if there is no more to come of it, however `tail` ended; and come again otherwise.
+    pub(crate) async fn ended(&mut self, rest: u64, fate: Fate, cut: Cut, lane: &Lane) -> Cut {
+        let Self::File { file, .. } = self else { return cut };
+        let Some(left_at) = file.left_at() else { return cut };
+        match done(lane, left_at).await.is_ok_and(|left_at| file.ended(left_at, rest, fate)) {
+            true => Cut::Whole,
+            false if cut == Cut::Whole => Cut::Half,
+            false => cut,
+        }
     }
 
     /// What the rest of its output is, which has no line end. `None`: it comes again.

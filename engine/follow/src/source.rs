@@ -196,7 +196,7 @@ impl Source {
         self
     }
 
-    /// The bytes of output after which it is opened anew. Default: any number.
+    /// The bytes of new lines after which it is opened anew. Default: any number.
     pub fn rotate_bytes(mut self, bytes: u64) -> Self {
         self.rotate_bytes = Some(bytes);
         self
@@ -235,7 +235,7 @@ impl Source {
     }
 
     /// How long to wait before a source that ended or failed is opened again: at random between half of `first` and all of it, twice as much each
-    /// time, up to `most`. A source that ran for ten seconds or was ended by us begins anew. Default 100 ms and 30 s.
+    /// time, up to `most`, and at least 10 ms. A source that ran for ten seconds or was ended by us begins anew. Default 100 ms and 30 s.
     pub fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = (first, most);
         self
@@ -309,6 +309,14 @@ impl Source {
             return wrong(
                 "a source that is opened anew all the time delivers nothing",
                 "give positive times and sizes to `rotate_every`, `rotate_bytes` and `heartbeat`",
+            );
+        }
+        if let (Kind::File { path, .. }, Some(output)) = (&self.kind, &self.output)
+            && output.is_at(path)
+        {
+            return wrong(
+                "its lines would be written to the very file that is followed, without an end",
+                "write them to another file",
             );
         }
         if self.max_line == 0 {

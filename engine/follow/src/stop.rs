@@ -16,6 +16,9 @@ pub(crate) struct Stop {
 impl Stop {
     /// `asked` also by somebody else; `within`: how long it may take, all in all.
     pub(crate) fn new(asked: CancellationToken, within: Duration) -> Self {
+        /// Nobody waits longer, and parts of it can be added to any moment.
+        const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+        let within = within.min(LONGEST);
         Self { asked, within, since: OnceLock::new() }
     }
 

@@ -13,13 +13,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
 /// How long a file that was renamed has to be without growth before the next one is begun.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the file has been renamed or truncated.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(crate) struct Tailed {
@@ -31,6 +32,8 @@ pub(crate) struct Tailed {
     taken: u64,
     /// How many bytes came of it from this source.
     came: u64,
+    /// When something came of it, or it was looked at.
+    quiet_since: Instant,
     /// How long the file was when it was last looked at under another name, and since when.
     settled: Option<(u64, Instant)>,
 }
@@ -57,7 +60,7 @@ pub(crate) type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
 impl Tailed {
     pub(crate) fn new(path: PathBuf, from_end: bool) -> Self {
-        Self { path, from_end, file: None, taken: 0, came: 0, settled: None }
+        Self { path, from_end, file: None, taken: 0, came: 0, quiet_since: Instant::now(), settled: None }
     }
 
     /// Opens the file, if it is not, and goes to where it is to be continued.
@@ -71,7 +74,9 @@ impl Tailed {
                     (file, if length < taken { 0 } else { taken })
                 }
                 None => {
-                    let file = File::open(path)?;
+                    // Of a FIFO this would otherwise wait for somebody to open its other end.
+                    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
                     let about = file.metadata()?;
                     if !about.is_file() {
                         let words = "only a regular file can be followed";
@@ -103,6 +108,17 @@ impl Tailed {
     /// So many bytes came.
     pub(crate) fn came(&mut self, bytes: usize) {
         self.came += bytes as u64;
+        self.looked();
+    }
+
+    /// Or it could not be looked at.
+    pub(crate) fn looked(&mut self) {
+        self.quiet_since = Instant::now();
+    }
+
+    /// When to look at the file: what comes all the time is no file that has been left.
+    pub(crate) fn next_look(&self) -> Instant {
+        self.quiet_since + LOOK_EVERY
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -125,6 +141,7 @@ impl Tailed {
 
     /// What the look tells, now that so much has come.
     pub(crate) fn fate(&mut self, Fated(look): Fated) -> Fate {
+        self.looked();
         let read = self.taken + self.came;
         if look.length < read {
             return Fate::Truncated;

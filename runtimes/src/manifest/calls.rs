@@ -20,14 +20,13 @@ use tool_engine::{Limits, Policy, ResourceLimits, Retry, Target};
 use super::{
     diagnostic::{Diagnostic, ManifestError},
     files::{document, text_of},
-    json_place, paths,
+    json_place,
+    json_unambiguous::Unambiguous,
+    paths,
     reader::{Complaint, Item, Log, Source, Table, Value, json, kind, string, words},
     settings::Settings,
     tool::command_words,
 };
-
-/// The largest file that is read.
-const LARGEST: u64 = 256 << 20;
 
 /// A call as it is written. What it does not say is empty.
 #[derive(Debug, Clone)]
@@ -58,6 +57,9 @@ pub struct WrittenCall {
 }
 
 impl WrittenCall {
+    /// The largest file that is read, in bytes.
+    pub const LARGEST: u64 = 256 << 20;
+
     /// The calls that a file asks for: TOML if its name ends so, JSON lines otherwise. Blocks.
     ///
     /// # Errors
@@ -65,7 +67,7 @@ impl WrittenCall {
     pub fn load(path: impl AsRef<Path>) -> Result<Vec<Self>, ManifestError> {
         let path = path.as_ref();
         let fail = |diagnostic| ManifestError::new(vec![diagnostic]);
-        let bytes = paths::read(path, LARGEST).map_err(|error| {
+        let bytes = paths::read(path, Self::LARGEST).map_err(|error| {
             let hint = Some("name a file with calls in it, or - for standard input".into());
             fail(Diagnostic::of_file(path, format!("cannot be read: {error}"), hint))
         })?;
@@ -115,6 +117,7 @@ fn toml_calls(source: Source<'_>) -> Vec<WrittenCall> {
     let Some(document) = document(&source, source.text) else { return Vec::new() };
     let mut table = Table::new(source, "", 0, document.get_ref());
     let mut calls = Vec::new();
+    let (mut line, mut counted) = (1, 0);
     match table.get("calls").map(|value| (value.span().start, value.get_ref())) {
         None => {}
         Some((_, DeValue::Array(items))) => {
@@ -130,7 +133,10 @@ fn toml_calls(source: Source<'_>) -> Vec<WrittenCall> {
                 };
                 let mut fields = Table::new(source, "calls", at, fields);
                 let input = input(&mut fields);
-                calls.extend(read(fields, source.line(at), input));
+                // They come in their order, however many there are.
+                line += source.text.get(counted..at).unwrap_or_default().matches('\n').count();
+                counted = at;
+                calls.extend(read(fields, line, input));
             }
         }
         Some((at, other)) => {
@@ -161,17 +167,20 @@ fn json_calls(source: Source<'_>) -> Vec<WrittenCall> {
             continue;
         }
         let mut value: Json = match serde_json::from_str(text) {
-            Ok(value) => value,
+            Ok(Unambiguous(value)) => value,
             Err(error) => {
                 let message = error.to_string();
                 let message = message.rsplit_once(" at line").map_or(&*message, |(message, _)| message);
                 // Of a line that ends too early the place would be in the next one.
                 let place = error.column().saturating_sub(1).min(text.trim_end().len());
-                source.say(
-                    at + place,
-                    format!("is no JSON: {message}"),
-                    "write one call a line, as a JSON object",
-                );
+                match error.is_data() {
+                    true => source.say(at + place, message, "leave one of them out"),
+                    false => source.say(
+                        at + place,
+                        format!("is no JSON: {message}"),
+                        "write one call a line, as a JSON object",
+                    ),
+                }
                 continue;
             }
         };
@@ -183,7 +192,7 @@ fn json_calls(source: Source<'_>) -> Vec<WrittenCall> {
         let has_input = fields.contains_key("input");
         let input = fields.get_mut("input").map(Json::take);
         let places = Places { source, line: text, at };
-        let mut table = places.table(&value, "");
+        let mut table = places.table(&value, text.len() - text.trim_start().len(), "");
         if has_input {
             table.insert(Spanned::new(at..at, "input".into()), Spanned::new(at..at, DeValue::Boolean(true)));
         }
@@ -202,31 +211,30 @@ struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    fn place(&self, pointer: &str) -> Range<usize> {
-        /// In a longer line nobody looks for a column.
-        const LONGEST: usize = 64 << 10;
-        let at = if self.line.len() > LONGEST { 0 } else { json_place::locate(self.line, pointer) };
+    fn span(&self, at: usize) -> Range<usize> {
         self.at + at..self.at + at
     }
 
-    fn table(&self, object: &Json, pointer: &str) -> DeTable<'a> {
+    /// The object that begins `at` this place in the line.
+    fn table(&self, object: &Json, at: usize, name: &str) -> DeTable<'a> {
         let mut table = DeTable::new();
-        for (name, value) in object.as_object().into_iter().flatten() {
-            let below = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
-            if below != "/input"
-                && let Some(value) = self.value(value, &below)
+        let fields = object.as_object().into_iter().flatten();
+        // No name is there twice, so they come in one order.
+        for ((key, value), (_, at)) in fields.zip(json_place::below(self.line, at)) {
+            let below = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            if below != "input"
+                && let Some(value) = self.value(value, at, &below)
             {
-                table.insert(Spanned::new(value.span(), name.clone().into()), value);
+                table.insert(Spanned::new(value.span(), key.clone().into()), value);
             }
         }
         table
     }
 
-    fn value(&self, value: &Json, pointer: &str) -> Option<Value<'a>> {
-        let place = self.place(pointer);
+    fn value(&self, value: &Json, at: usize, name: &str) -> Option<Value<'a>> {
+        let place = self.span(at);
         let value = match value {
             Json::Null => {
-                let name = pointer.trim_start_matches('/').replace('/', ".");
                 self.source.say(place.start, format!("{name}: is null"), "leave it out");
                 return None;
             }
@@ -234,7 +242,7 @@ impl<'a> Places<'a> {
             Json::String(text) => DeValue::String(text.clone().into()),
             Json::Number(number) => {
                 // As it is written: TOML writes numbers in the same way.
-                let text = self.line.get(json_place::locate(self.line, pointer)..).unwrap_or_default();
+                let text = self.line.get(at..).unwrap_or_default();
                 let end = text.find(|c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E'));
                 match DeValue::parse(&text[..end.unwrap_or(text.len())]) {
                     Ok(value) => value.into_inner(),
@@ -250,14 +258,15 @@ impl<'a> Places<'a> {
             }
             Json::Array(items) => {
                 let mut array = DeArray::new();
-                for (index, item) in items.iter().enumerate() {
-                    if let Some(item) = self.value(item, &format!("{pointer}/{index}")) {
+                for (index, (item, (_, at))) in items.iter().zip(json_place::below(self.line, at)).enumerate()
+                {
+                    if let Some(item) = self.value(item, at, &format!("{name}.{index}")) {
                         array.push(item);
                     }
                 }
                 DeValue::Array(array)
             }
-            object @ Json::Object(_) => DeValue::Table(self.table(object, pointer)),
+            object @ Json::Object(_) => DeValue::Table(self.table(object, at, name)),
         };
         Some(Spanned::new(place, value))
     }

@@ -14,35 +14,42 @@ pub(super) fn locate(text: &str, pointer: &str) -> usize {
 
 /// The offset of a field or an item of what begins here.
 fn step(text: &str, at: usize, name: &str) -> Option<usize> {
-    let is_object = match text.as_bytes().get(at)? {
-        b'{' => true,
-        b'[' => false,
-        _ => return None,
+    let mut below = below(text, at).enumerate();
+    // Of fields with one name the last counts.
+    let named = |found, (index, (key, at)): (usize, (Option<String>, usize))| match key {
+        Some(key) if key == name => Some(at),
+        None if name.parse() == Ok(index) => Some(at),
+        _ => found,
     };
-    let mut found = None;
-    let mut at = blank(text, at + 1);
-    for index in 0.. {
-        let wanted = if is_object {
-            let Some((key, after)) = take::<String>(text, at) else { break };
+    below.by_ref().fold(None, named)
+}
+
+/// The fields of the object that begins here, with their names, or the items of the list, and their offsets. The text is
+/// gone through once.
+pub(super) fn below(text: &str, at: usize) -> impl Iterator<Item = (Option<String>, usize)> {
+    let is_object = text.as_bytes().get(at) == Some(&b'{');
+    let mut next = (is_object || text.as_bytes().get(at) == Some(&b'[')).then(|| blank(text, at + 1));
+    std::iter::from_fn(move || {
+        let mut at = next.take()?;
+        let mut name = None;
+        if is_object {
+            let (key, after) = take::<String>(text, at)?;
             // Past the colon.
             at = blank(text, blank(text, after) + 1);
-            key == name
-        } else {
-            name.parse() == Ok(index)
-        };
-        if wanted {
-            // Of fields with one name the last counts.
-            found = Some(at);
+            name = Some(key);
         }
-        let Some((IgnoredAny, after)) = take(text, at) else { break };
-        // Past the comma, or the end of it all.
-        at = blank(text, after);
-        if text.as_bytes().get(at) != Some(&b',') {
-            break;
+        match take(text, at) {
+            Some((IgnoredAny, after)) => {
+                let after = blank(text, after);
+                // Past the comma; otherwise it was the last.
+                next = (text.as_bytes().get(after) == Some(&b',')).then(|| blank(text, after + 1));
+            }
+            // The end of an empty list, or of a text that is no JSON.
+            None if name.is_none() => return None,
+            None => {}
         }
-        at = blank(text, at + 1);
-    }
-    found
+        Some((name, at))
+    })
 }
 
 /// The value that begins here, and where it ends.
@@ -81,6 +88,8 @@ mod tests {
             assert!(text[locate(text, pointer)..].starts_with(expected), "{pointer}");
         }
         assert_eq!(locate("", "/a"), 0);
+        assert_eq!(below("[1, [2,3] ,{}]", 0).map(|(_, at)| at).collect::<Vec<_>>(), [1, 4, 11]);
+        assert_eq!((below("[ ]", 0).count(), below("{}", 0).count(), below("7", 0).count()), (0, 0, 0));
         assert_eq!(locate("{\"a\"", "/a/b"), 5);
     }
 }

@@ -30,7 +30,7 @@ impl Gate {
     /// Enters the line.
     ///
     /// # Errors
-    /// When it is full, and there is no room to run at once.
+    /// When it is full, or has as many of this owner as it may, and there is no room to run at once.
     pub(crate) fn enter(&self, claim: Claim) -> Result<Entry<'_>, Full> {
         let entered = self.line().enter(&claim);
         match entered {
@@ -46,8 +46,10 @@ impl Gate {
         self.line().counts()
     }
 
-    pub(crate) fn running_of(&self, owner: &Owner) -> usize {
-        self.line().running_of(owner)
+    /// How many of this owner run, and how many wait.
+    pub(crate) fn counts_of(&self, owner: &Owner) -> (usize, usize) {
+        let line = self.line();
+        (line.running_of(owner), line.waiting_of(owner))
     }
 }
 

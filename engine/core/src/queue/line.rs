@@ -19,6 +19,7 @@ pub(crate) struct Bounds {
     pub(crate) running: usize,
     pub(crate) running_per_owner: usize,
     pub(crate) queued: usize,
+    pub(crate) queued_per_owner: usize,
     /// Bytes; `None`: as much as they like.
     pub(crate) memory: Option<u64>,
 }
@@ -95,6 +96,11 @@ impl Line {
         self.owners.get(owner).map_or(0, |owned| owned.running)
     }
 
+    /// How many of this owner wait.
+    pub(crate) fn waiting_of(&self, owner: &Owner) -> usize {
+        self.owners.get(owner).map_or(0, |owned| owned.waiting.len())
+    }
+
     /// Admits the call if there is room and nobody has a turn before it; puts it in line otherwise.
     pub(crate) fn enter(&mut self, claim: &Claim) -> Entered {
         let may_run = self.running_of(&claim.owner) < self.bounds.running_per_owner;
@@ -102,7 +108,9 @@ impl Line {
             self.take(&claim.owner, claim.memory);
             return Entered::Admitted;
         }
-        if self.now.queued >= self.bounds.queued {
+        if self.now.queued >= self.bounds.queued
+            || self.waiting_of(&claim.owner) >= self.bounds.queued_per_owner
+        {
             return Entered::Full;
         }
         let ticket = self.next_ticket;
