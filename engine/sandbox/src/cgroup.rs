@@ -86,13 +86,13 @@ impl Cgroups {
         let mounted = system.hierarchies().map_err(unreadable)?;
         let identity = Identity::new().map_err(unreadable)?;
         let in_v2 = v2::find(given, &mounted, &identity, system)
-            .and_then(|place| Self::new(CgroupVersion::V2, Box::new(place)));
+            .and_then(|place| Self::new(CgroupVersion::V2, Box::new(place), system));
         let no_v2 = match in_v2 {
             Err(missing) if given.is_none() => missing,
             result => return result,
         };
         let in_v1 = v1::find(&mounted, &identity, system)
-            .and_then(|place| Self::new(CgroupVersion::V1, Box::new(place)));
+            .and_then(|place| Self::new(CgroupVersion::V1, Box::new(place), system));
         in_v1.map_err(|no_v1| {
             // Who has a v1 hierarchy of memory has no such controller in v2, and the other way round.
             let has_v1 = mounted.iter().any(|one| one.controllers.iter().any(|name| name == "memory"));
@@ -103,8 +103,8 @@ impl Cgroups {
         })
     }
 
-    fn new(version: CgroupVersion, place: Box<dyn Place>) -> Result<Self, NoCgroups> {
-        let pool = Pool::new(place).map_err(|error| NoCgroups {
+    fn new(version: CgroupVersion, place: Box<dyn Place>, system: &System) -> Result<Self, NoCgroups> {
+        let pool = Pool::new(place, system.descriptors).map_err(|error| NoCgroups {
             missing: error.to_string(),
             hint: error.hint.unwrap_or_default(),
         })?;

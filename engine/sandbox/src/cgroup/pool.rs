@@ -21,8 +21,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit};
-
 use super::{CgroupError, Counters, file, kept::Kept, limits::Limits};
 
 /// Bytes that may still be charged to a cgroup that is used again. An empty one seldom has none: the kernel charges ahead,
@@ -108,17 +106,16 @@ struct State {
 }
 
 impl Pool {
+    /// In a process that may have so many descriptors.
+    ///
     /// # Errors
     /// When the first cgroup cannot be made: then no other could.
-    pub(super) fn new(place: Box<dyn Place>) -> Result<Self, CgroupError> {
+    pub(super) fn new(place: Box<dyn Place>, descriptors: usize) -> Result<Self, CgroupError> {
         let mut pool =
             Self { place, most: 1, most_open: 1, next_name: AtomicU64::new(0), state: Mutex::default() };
         let mut first = pool.make()?;
         // At most an eighth of the files that the process may open.
-        let files = getrlimit(Resource::Nofile)
-            .current
-            .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX) / 8);
-        pool.most_open = (files / first.group.files().len()).max(1);
+        pool.most_open = (descriptors / 8 / first.group.files().len()).max(1);
         pool.most = pool.most_open.min(MOST);
         pool.state().free.push(first);
         Ok(pool)

@@ -330,7 +330,8 @@ fn cgroup_kill_reaches_what_left_the_session() {
         return;
     }
     let place: Box<dyn Place> = Box::new(Subtree { folder, has_cpu: false, system: System::real() });
-    let engine = Engine(Cgroups { version: CgroupVersion::V2, pool: Pool::new(place).unwrap().into() });
+    let engine =
+        Engine(Cgroups { version: CgroupVersion::V2, pool: Pool::new(place, 20_000).unwrap().into() });
     let cgroup = engine.take(&ResourceLimits::default()).unwrap();
     if !in_only_cgroup(&engine, "cgroup.procs").with_file_name("cgroup.kill").exists() {
         say("skipped: this kernel has no cgroup.kill");

@@ -5,6 +5,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::process::{Resource, getrlimit};
+
 /// Where `/proc/self/mountinfo` and the mounts that it names are, and how folders are made: the machine, or a tree that a
 /// test made up.
 #[derive(Clone, Debug)]
@@ -12,6 +14,13 @@ pub struct System {
     root: PathBuf,
     pub(super) mkdir: fn(&Path) -> io::Result<()>,
     pub(super) rmdir: fn(&Path) -> io::Result<()>,
+    /// How many descriptors this process may have.
+    pub(super) descriptors: usize,
+}
+
+fn descriptors() -> usize {
+    let most = getrlimit(Resource::Nofile).current;
+    most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 impl System {
@@ -19,7 +28,7 @@ impl System {
     pub fn real() -> Self {
         let mkdir = |path: &Path| fs::create_dir(path);
         let rmdir = |path: &Path| fs::remove_dir(path);
-        Self { root: PathBuf::from("/"), mkdir, rmdir }
+        Self { root: PathBuf::from("/"), mkdir, rmdir, descriptors: descriptors() }
     }
 
     /// A tree below `root`. A kernel fills a new cgroup with files; here `mkdir` does.
@@ -29,7 +38,7 @@ impl System {
         mkdir: fn(&Path) -> io::Result<()>,
         rmdir: fn(&Path) -> io::Result<()>,
     ) -> Self {
-        Self { root, mkdir, rmdir }
+        Self { root, mkdir, rmdir, descriptors: descriptors() }
     }
 
     fn path(&self, absolute: &Path) -> PathBuf {

@@ -2,20 +2,16 @@
 
 use std::path::PathBuf;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::{super::Cgroup, Cgroups, Tree, fs, limits, service};
 
 /// As many may have their files open as an eighth of 280 descriptors is enough for.
 const OPEN: usize = 5;
 
-/// An engine of a process with few descriptors. They are only counted when it begins.
+/// An engine of a process that may have few descriptors.
 fn with_few_descriptors(tree: &Tree) -> Cgroups {
-    let own = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(280), ..own }).unwrap();
-    let engine = tree.find(None);
-    setrlimit(Resource::Nofile, own).unwrap();
-    engine.unwrap()
+    let mut system = tree.system();
+    system.descriptors = 280;
+    Cgroups::find(None, &system).unwrap()
 }
 
 /// How many files of its cgroups this process has open, those named so.
