@@ -13,7 +13,7 @@ use support::{
 use tempfile::TempDir;
 use tool_engine::{Engine, EngineBuilder};
 
-use crate::held::{compare, settled};
+use crate::held::{compare, settled, swells};
 
 /// How many runs there are at a time.
 const LANES: u64 = 50;
@@ -41,7 +41,7 @@ async fn soak(rig: &Rig, runs: u64) -> bool {
     batch(&engine, &proofs, WARM_UP + half, runs - half).await;
     let end = settled(rig, &engine, Some(&warm)).await;
 
-    let grown = compare(&warm, &middle, &end);
+    let grown = compare(&warm, &middle, &end) | swells(&middle, &end);
     engine.shutdown(Duration::from_secs(10)).await;
     if grown {
         println!("\nGREW: something is left over after {runs} runs\n{}", warm.mark.growth());

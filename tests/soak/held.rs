@@ -101,11 +101,20 @@ pub(crate) fn compare(warm: &Held, middle: &Held, end: &Held) -> bool {
     {
         println!("{what:<14}{warm:>10}{middle:>10}{end:>10}{:>+12}{:>+12}", middle - warm, end - middle);
         grown |= match what {
-            RSS | ZYGOTE_RSS => end > middle + NOISE,
+            // Some scenarios keep records: see `swells`.
+            RSS | ZYGOTE_RSS => false,
             // Pools that fill up with the most calls at once; they are bounded.
             ZYGOTE_FDS | CGROUPS => end > middle + POOL,
             _ => end > warm,
         };
     }
     grown
+}
+
+/// Whether the process or its zygote has become larger in the second half, and says so.
+pub(crate) fn swells(middle: &Held, end: &Held) -> bool {
+    let zygote = |held: &Held| held.zygote.as_ref().map_or(0, |zygote| zygote.rss);
+    let grown = [(RSS, end.rss - middle.rss), (ZYGOTE_RSS, zygote(end) - zygote(middle))];
+    let too_much = grown.into_iter().filter(|(_, kib)| *kib > NOISE);
+    too_much.inspect(|(what, kib)| println!("GREW: {what} by {kib} in the second half")).count() > 0
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use support::{Flavour, Rig, in_lanes};
 use tool_engine::{Call, Engine, Report};
 
-use crate::held::{compare, settled};
+use crate::held::{compare, settled, swells};
 
 /// How many run at a time.
 const LANES: u64 = 8;
@@ -32,7 +32,7 @@ async fn soak(rig: &Rig, runs: u64) -> bool {
     let middle = settled(rig, &engine, Some(&warm)).await;
     batch(&engine, WARM_UP + half, runs - half).await;
     let end = settled(rig, &engine, Some(&warm)).await;
-    let grown = compare(&warm, &middle, &end);
+    let grown = compare(&warm, &middle, &end) | swells(&middle, &end);
     engine.shutdown(Duration::from_secs(10)).await;
     if grown {
         println!("\nGREW: something is left over after {runs} calls\n{}", warm.mark.growth());
