@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// The file has a call on each line, as JSON: {"tool": "word-count", "input": {"text": "…"}} or {"command": ["make"],
     /// "stdin": "…"}. Beside that it may have a label, and as in the manifest timeout, idle, kill_grace, after_exit, drain,
     /// overflow, limits, policy, env, retry and workdir, which win over the options below. A file that ends in .toml has
-    /// the same keys in [[calls]]. Paths in it are relative to it.
+    /// the same keys in `[[calls]]`. Paths in it are relative to it.
     #[command(after_help = exit_code::GROUP)]
     Group(Group),
     /// Follow a log: each line once, though its source is opened anew every few minutes

@@ -33,7 +33,7 @@ pub struct Vitals {
     pub pooled_cgroups: u64,
     /// Private folders of calls in the engine's temporary folder, made by this process.
     pub temp_dirs: Option<u64>,
-    /// Bytes of events that are held for readers: what counts towards [`Limits::event_ring`](crate::Limits::event_ring).
+    /// Bytes of events that are held for readers: what counts towards `event_ring` of [`Limits`](crate::Limits).
     pub event_bytes: u64,
     /// What the engine's [registry](crate::Engine::registry) knows: executions that run, and those that have ended and are
     /// kept.
