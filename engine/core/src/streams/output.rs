@@ -128,7 +128,7 @@ impl Output {
     }
 
     fn keep(&mut self, log: &EventLog) {
-        let chunk: Bytes = self.room.split().freeze();
+        let chunk = take(&mut self.room);
         self.read += chunk.len() as u64;
         if let Some(raw) = &mut self.raw {
             raw.push(chunk.clone());
@@ -212,9 +212,42 @@ impl Output {
     }
 }
 
+/// What is in the room. Much is shared; little is copied, or whoever keeps a line of output would keep all the room that it
+/// was read into.
+fn take(room: &mut BytesMut) -> Bytes {
+    if room.len() >= CHUNK / 4 {
+        return room.split().freeze();
+    }
+    let chunk = Bytes::copy_from_slice(room);
+    room.clear();
+    chunk
+}
+
 /// Whether nobody holds the other end any more.
 fn hung_up(pipe: &pipe::Receiver) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::empty())];
     let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_kept_keeps_no_more_than_itself() {
+        let mut room = BytesMut::with_capacity(CHUNK);
+        room.extend_from_slice(b"a line\n");
+        let line = take(&mut room);
+        assert_eq!(&line[..], b"a line\n");
+        assert!(line.try_into_mut().unwrap().capacity() < 64);
+        assert!(room.is_empty() && room.capacity() == CHUNK, "the room is used again");
+    }
+
+    #[test]
+    fn much_is_not_copied() {
+        let mut room = BytesMut::zeroed(CHUNK);
+        let place = room.as_ptr();
+        assert_eq!(take(&mut room).as_ptr(), place);
+    }
 }
