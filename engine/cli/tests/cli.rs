@@ -4,19 +4,18 @@
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod child;
+
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use child::Guard;
+use nix::sys::signal::Signal;
 use snapbox::{assert_data_eq, file, str};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_run-tool");
@@ -101,7 +100,7 @@ fn exec_is_complete_however_slow_its_reader() {
             read => all.extend_from_slice(&sip[..read]),
         }
     }
-    assert_eq!(exit_code(&mut child), 0);
+    assert_eq!(child.exit_code(), 0);
     let expected: String = (1..=1_000_000).map(|number| format!("{number}\n")).collect();
     assert!(text(&all) == expected, "{} bytes instead of {}", all.len(), expected.len());
 }
@@ -251,7 +250,7 @@ fn when_nobody_reads_its_output_the_command_ends() {
         .unwrap();
     let mut line = [0; 2];
     child.0.stdout.take().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(exit_code(&mut child), 141);
+    assert_eq!(child.exit_code(), 141);
 }
 
 #[test]
@@ -302,7 +301,7 @@ fn a_slow_reader_costs_what_goes_on_in_the_background_nothing() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert!(rest.ends_with("\n400000\n"), "it ends with {:?}", &rest[rest.len().saturating_sub(20)..]);
-    assert_eq!(exit_code(&mut child), 0);
+    assert_eq!(child.exit_code(), 0);
 }
 
 #[test]
@@ -312,27 +311,6 @@ fn a_leader_that_leaves_its_group_does_not_get_away() {
     assert_eq!(code, 124, "{err}");
     let pid = out.trim().strip_prefix("moved ").unwrap();
     assert!(!Path::new("/proc").join(pid).exists(), "{pid} is still there: {err}");
-}
-
-/// Killed, if a test fails half-way.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn exit_code(child: &mut Guard) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(status) = child.0.try_wait().unwrap() {
-            return status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
-        }
-        assert!(Instant::now() < deadline, "run-tool does not end");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Starts a shell script under `run-tool exec` and waits for its line `ready`.
@@ -348,16 +326,12 @@ fn ready(script: &str, options: &[&str]) -> (Guard, BufReader<std::process::Chil
     (child, out)
 }
 
-fn send(child: &Guard, signal: Signal) {
-    kill(Pid::from_raw(child.0.id().try_into().unwrap()), signal).unwrap();
-}
-
 #[test]
 fn signals_cancel_and_the_exit_code_says_which() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         let (mut child, mut out) = ready("trap 'echo bye; exit 5' TERM; echo ready; sleep 1000 & wait", &[]);
-        send(&child, signal);
-        assert_eq!(exit_code(&mut child), code);
+        child.send(signal);
+        assert_eq!(child.exit_code(), code);
         let mut rest = String::new();
         out.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "bye\n", "it was asked to end, and what it said then is shown");
@@ -370,12 +344,12 @@ fn a_second_signal_kills_at_once() {
         "trap 'echo asked' TERM; echo ready; while :; do sleep 1000 & wait; done",
         &["--kill-grace", "1h"],
     );
-    send(&child, Signal::SIGINT);
+    child.send(Signal::SIGINT);
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
     assert_eq!(line, "asked\n");
-    send(&child, Signal::SIGINT);
-    assert_eq!(exit_code(&mut child), 130);
+    child.send(Signal::SIGINT);
+    assert_eq!(child.exit_code(), 130);
 }
 
 #[test]
@@ -385,8 +359,8 @@ fn one_signal_is_enough_when_nobody_reads_the_output() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map(Guard).unwrap();
         let mut first = [0; 1];
         child.0.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-        send(&child, Signal::SIGTERM);
-        assert_eq!(exit_code(&mut child), 143, "{script}");
+        child.send(Signal::SIGTERM);
+        assert_eq!(child.exit_code(), 143, "{script}");
     }
 }
 
@@ -402,8 +376,8 @@ fn while_it_waits_for_input_a_signal_ends_it() {
     while !reads(child.0.id()) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-    send(&child, Signal::SIGINT);
-    assert_eq!(exit_code(&mut child), -2, "by the signal itself");
+    child.send(Signal::SIGINT);
+    assert_eq!(child.exit_code(), -2, "by the signal itself");
 }
 
 #[test]
@@ -420,10 +394,10 @@ fn a_signal_that_it_was_started_to_ignore_stays_ignored() {
     let mut out = BufReader::new(child.0.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
-    send(&child, Signal::SIGHUP);
+    child.send(Signal::SIGHUP);
     child.0.stdin.take().unwrap().write_all(b"on\n").unwrap();
     out.read_line(&mut line).unwrap();
-    assert_eq!((line.as_str(), exit_code(&mut child)), ("ready\non\n", 0));
+    assert_eq!((line.as_str(), child.exit_code()), ("ready\non\n", 0));
 }
 
 const TOKEN: &str = "t0ps3cret value";

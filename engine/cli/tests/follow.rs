@@ -4,17 +4,17 @@
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod child;
+
 use std::{
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use child::Guard;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use snapbox::{assert_data_eq, file};
 
@@ -25,37 +25,10 @@ fn follow(args: &[&str]) -> Command {
     command
 }
 
-/// Ends what a failing test leaves behind.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Guard {
-    fn start(args: &[&str]) -> (Self, BufReader<ChildStdout>) {
-        let mut child = follow(args).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        (Self(child), out)
-    }
-
-    fn send(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
-    }
-
-    fn exit_code(&mut self) -> i32 {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-    }
+fn start(args: &[&str]) -> (Guard, BufReader<ChildStdout>) {
+    let mut child = follow(args).spawn().map(Guard).unwrap();
+    let out = BufReader::new(child.0.stdout.take().unwrap());
+    (child, out)
 }
 
 fn line(out: &mut BufReader<ChildStdout>) -> String {
@@ -85,7 +58,7 @@ fn lines_come_as_they_are_written_until_a_signal() {
     let log = folder.path().join("log");
     fs::write(&log, "one\n").unwrap();
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-        let (mut child, mut out) = Guard::start(&["tail", log.to_str().unwrap(), "--since", "start"]);
+        let (mut child, mut out) = start(&["tail", log.to_str().unwrap(), "--since", "start"]);
         assert_eq!(line(&mut out), "one\n");
         OpenOptions::new().append(true).open(&log).unwrap().write_all(b"two\n").unwrap();
         assert_eq!(line(&mut out), "two\n");
@@ -101,13 +74,13 @@ fn lines_come_as_they_are_written_until_a_signal() {
 fn a_command_is_told_the_time_and_its_own_times_are_left_out() {
     let args = ["--time-format", "unix", "--since", "start"];
     let command = ["--", "sh", "-c", TWO_LINES, "{since}"];
-    let (_child, mut out) = Guard::start(&[&args[..], &command].concat());
+    let (_child, mut out) = start(&[&args[..], &command].concat());
     let mut both = vec![0; b"one\nt\xffo\r\n".len()];
     out.read_exact(&mut both).unwrap();
     assert_eq!(both, b"one\nt\xffo\r\n");
-    let (_child, mut out) = Guard::start(&[&args[..], &["--timestamps"], &command].concat());
+    let (_child, mut out) = start(&[&args[..], &["--timestamps"], &command].concat());
     assert_eq!(line(&mut out), "1 one\n");
-    let (_child, mut out) = Guard::start(&[&args[..], &["--json", "--key", "k"], &command].concat());
+    let (_child, mut out) = start(&[&args[..], &["--json", "--key", "k"], &command].concat());
     let lines: Vec<Value> = (0..2).map(|_| serde_json::from_str(&line(&mut out)).unwrap()).collect();
     let expected = serde_json::json!({
         "key": "k", "time": "1970-01-01T00:00:01.000000000Z", "stream": "stdout", "encoding": "utf-8", "line": "one",
@@ -137,14 +110,14 @@ fn what_cannot_be_followed_says_why() {
 fn when_nobody_reads_its_output_it_ends() {
     let flood = "while :; do echo '1 flood'; done";
     let (mut child, mut out) =
-        Guard::start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", flood, "{since}"]);
+        start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", flood, "{since}"]);
     assert_eq!(line(&mut out), "flood\n");
     drop(out);
     assert_eq!(child.exit_code(), 141);
     // Also when there is nothing more to say.
     let silent = "echo '1 one'; exec sleep 1000";
     let (mut child, mut out) =
-        Guard::start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", silent, "{since}"]);
+        start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", silent, "{since}"]);
     assert_eq!(line(&mut out), "one\n");
     drop(out);
     assert_eq!(child.exit_code(), 141);
@@ -154,7 +127,7 @@ fn when_nobody_reads_its_output_it_ends() {
 fn one_signal_is_enough_when_nobody_reads_the_output() {
     let flood = "while :; do echo '1 flood'; done";
     let (mut child, mut out) =
-        Guard::start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", flood, "{since}"]);
+        start(&["--time-format", "unix", "--since", "start", "--", "sh", "-c", flood, "{since}"]);
     assert_eq!(line(&mut out), "flood\n");
     child.send(Signal::SIGINT);
     assert_eq!(child.exit_code(), 130);
@@ -162,11 +135,10 @@ fn one_signal_is_enough_when_nobody_reads_the_output() {
 
 #[test]
 fn a_source_that_ends_is_opened_again_and_that_is_said() {
-    let (_child, mut out) =
-        Guard::start(&["--", "sh", "-c", "echo 2026-01-31T12:00:00Z $(date +%N)", "{since}"]);
+    let (_child, mut out) = start(&["--", "sh", "-c", "echo 2026-01-31T12:00:00Z $(date +%N)", "{since}"]);
     // In the same instant, but not the same line.
     assert_ne!(line(&mut out), line(&mut out));
-    let (child, mut out) = Guard::start(&["--", "sh", "-c", "echo oh no >&2; echo ready; exit 3", "{since}"]);
+    let (child, mut out) = start(&["--", "sh", "-c", "echo oh no >&2; echo ready; exit 3", "{since}"]);
     line(&mut out);
     child.send(Signal::SIGINT);
     let mut child = child;
@@ -195,7 +167,7 @@ fn lines_go_to_a_file_that_is_begun_anew() {
         "2",
         "--compress",
     ];
-    let (mut child, mut stdout) = Guard::start(&args);
+    let (mut child, mut stdout) = start(&args);
     let deadline = Instant::now() + Duration::from_secs(60);
     while fs::read_to_string(&out).unwrap_or_default() != "three\n" {
         assert!(Instant::now() < deadline, "it is not written");

@@ -5,21 +5,23 @@
 #![expect(clippy::disallowed_methods, reason = "starts the binary under test as a shell would")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod child;
+
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use child::Guard;
 use nix::{
     pty::{Winsize, openpty},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::signal::Signal,
 };
 use serde_json::Value;
 use snapbox::{assert_data_eq, file, str};
@@ -237,27 +239,6 @@ run-tool: calls.jsonl:2: invalid tool "gret": there is no tool with this name; d
     }
 }
 
-/// Killed, if a test fails half-way.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn exit_code(child: &mut Guard) -> i32 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.0.try_wait().unwrap() {
-            return status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
-        }
-        assert!(Instant::now() < deadline, "run-tool does not end");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Waits until a file is there.
 fn wait_for(path: &Path) {
     let deadline = Instant::now() + PATIENCE;
@@ -287,10 +268,6 @@ fn stubborn() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn send(child: &Guard, signal: Signal) {
-    kill(Pid::from_raw(child.0.id().try_into().unwrap()), signal).unwrap();
-}
-
 #[test]
 fn a_signal_cancels_all_and_a_second_one_kills_at_once() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
@@ -298,12 +275,12 @@ fn a_signal_cancels_all_and_a_second_one_kills_at_once() {
         let mut command = run_tool(&path, &["group", "calls.jsonl", "--kill-grace", "1h", "--json"]);
         let mut child = command.stdout(Stdio::piped()).spawn().map(Guard).unwrap();
         ["a", "b"].iter().for_each(|name| wait_for(&path.join(name)));
-        send(&child, signal);
+        child.send(signal);
         ["a.asked", "b.asked"].iter().for_each(|name| wait_for(&path.join(name)));
-        send(&child, signal);
+        child.send(signal);
         let mut out = String::new();
         child.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        assert_eq!(exit_code(&mut child), code);
+        assert_eq!(child.exit_code(), code);
         for line in json_lines(&out) {
             assert_eq!(line["error"]["by"]["signal"], signal as i32, "{line}");
         }
@@ -362,13 +339,13 @@ fn on_a_terminal_what_runs_has_a_line_and_there_is_a_total() {
     let mut child = command.spawn().map(Guard).unwrap();
     drop(command);
     screen.wait_for(&["stubborn one", "bash -c trap", "1 of 3"]);
-    send(&child, Signal::SIGINT);
+    child.send(Signal::SIGINT);
     ["a.asked", "b.asked"].iter().for_each(|name| wait_for(&path.join(name)));
-    send(&child, Signal::SIGINT);
+    child.send(Signal::SIGINT);
     screen.seen.clear();
     // The table comes last; its words are coloured.
     screen.wait_for(&["peak memory", "quick", "canceled by SIGINT (signal 2)"]);
-    assert_eq!(exit_code(&mut child), 130);
+    assert_eq!(child.exit_code(), 130);
     drop(folder);
 }
 
