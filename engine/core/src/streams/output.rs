@@ -1,20 +1,21 @@
 //! What a tool writes: read, masked, kept and told.
 
 use std::{
+    cell::RefCell,
     future::Future,
-    io::ErrorKind::WouldBlock,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     pipe::{fcntl_getpipe_size, fcntl_setpipe_size},
 };
 use tokio::{
+    io::{AsyncRead, ReadBuf},
     net::unix::pipe,
     time::{Sleep, sleep},
 };
@@ -33,7 +34,13 @@ const CHUNK: usize = 64 << 10;
 
 /// What the pipe of a tool that writes more than we can read at once is made to hold (F_SETPIPE_SZ, fcntl(2)): the two then
 /// wait for each other less often.
-const WIDE: usize = 1 << 20;
+const WIDE: usize = 256 << 10;
+
+thread_local! {
+    /// Where all that this thread reads arrives. It stays in the processor's cache, and what is kept of it is copied, so that
+    /// an execution holds no more than what its tool has written.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
 
 /// How long a tool is silent before a few bytes that may be a secret's beginning are taken for the end of a prompt: see
 /// [`StreamMasker::let_go`].
@@ -47,8 +54,6 @@ pub(crate) struct Output {
     pub(super) pipe: Option<pipe::Receiver>,
     /// Whether it was tried to make the pipe hold more.
     widened: bool,
-    /// Room to read into, made when there is something to read. What is read is shared, not copied.
-    room: BytesMut,
     /// What is read goes through it first.
     masker: Option<StreamMasker>,
     /// Runs while what is held back need not wait for ever.
@@ -69,7 +74,6 @@ impl Output {
             stream,
             pipe: Some(pipe),
             widened: false,
-            room: BytesMut::new(),
             masker: None,
             quiet: None,
             read: 0,
@@ -93,42 +97,37 @@ impl Output {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, log: &EventLog) -> Poll<u64> {
-        loop {
-            let Some(pipe) = &self.pipe else { return Poll::Pending };
-            let Poll::Ready(ready) = pipe.poll_read_ready(cx) else { return self.poll_quiet(cx, log) };
-            let read = match ready {
-                Ok(()) => {
-                    if self.room.capacity() < CHUNK / 4 {
-                        self.room = BytesMut::with_capacity(CHUNK);
-                    }
-                    pipe.try_read_buf(&mut self.room)
+        let Some(pipe) = self.pipe.as_mut() else { return Poll::Pending };
+        // When less came than there is room for, it asks the event loop before it reads again. Reading at once would be for a
+        // few bytes each time, with the writer waiting for the pipe meanwhile.
+        let read = ROOM.with_borrow_mut(|room| {
+            let mut room = ReadBuf::new(room);
+            let read = std::task::ready!(Pin::new(&mut *pipe).poll_read(cx, &mut room));
+            Poll::Ready(read.map(|()| Bytes::copy_from_slice(room.filled())))
+        });
+        let Poll::Ready(read) = read else { return self.poll_quiet(cx, log) };
+        match read {
+            Ok(chunk) if !chunk.is_empty() => {
+                let read = chunk.len();
+                // With back-pressure the tool is to feel how slow its reader is.
+                if read == CHUNK && !self.widened && !log.has_back_pressure() {
+                    self.widened = true;
+                    // When its user may not have more, it stays as it is.
+                    let _ = fcntl_setpipe_size(&*pipe, WIDE);
                 }
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok(0) => self.at_end(log, false),
-                Ok(read) => {
-                    // With back-pressure the tool is to feel how slow its reader is.
-                    if read == CHUNK && !self.widened && !log.has_back_pressure() {
-                        self.widened = true;
-                        // When its user may not have more, it stays as it is.
-                        let _ = fcntl_setpipe_size(pipe, WIDE);
-                    }
-                    self.keep(log);
-                    return Poll::Ready(read as u64);
-                }
-                Err(error) if error.kind() == WouldBlock => continue,
-                Err(error) => {
-                    tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
-                    self.at_end(log, true);
-                }
+                self.keep(chunk, log);
+                return Poll::Ready(read as u64);
             }
-            return Poll::Ready(0);
+            Ok(_) => self.at_end(log, false),
+            Err(error) => {
+                tracing::warn!(%error, stream = %self.stream, "reading a tool's output failed; it is taken for closed");
+                self.at_end(log, true);
+            }
         }
+        Poll::Ready(0)
     }
 
-    fn keep(&mut self, log: &EventLog) {
-        let chunk = take(&mut self.room);
+    fn keep(&mut self, chunk: Bytes, log: &EventLog) {
         self.read += chunk.len() as u64;
         if let Some(raw) = &mut self.raw {
             raw.push(chunk.clone());
@@ -193,13 +192,15 @@ impl Output {
         let Some(pipe) = self.pipe.take() else { return false };
         let mut left = fcntl_getpipe_size(&pipe).unwrap_or(CHUNK);
         loop {
-            self.room.resize(left.min(CHUNK), 0);
-            match rustix::io::read(&pipe, &mut self.room[..]) {
-                Ok(0) => return false,
-                Ok(read) => {
-                    self.room.truncate(read);
-                    self.keep(log);
-                    left -= read;
+            let chunk = ROOM.with_borrow_mut(|room| {
+                let room = &mut room[..left.min(CHUNK)];
+                rustix::io::read(&pipe, &mut *room).map(|read| Bytes::copy_from_slice(&room[..read]))
+            });
+            match chunk {
+                Ok(chunk) if chunk.is_empty() => return false,
+                Ok(chunk) => {
+                    left -= chunk.len();
+                    self.keep(chunk, log);
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return true,
@@ -212,42 +213,9 @@ impl Output {
     }
 }
 
-/// What is in the room. Much is shared; little is copied, or whoever keeps a line of output would keep all the room that it
-/// was read into.
-fn take(room: &mut BytesMut) -> Bytes {
-    if room.len() >= CHUNK / 4 {
-        return room.split().freeze();
-    }
-    let chunk = Bytes::copy_from_slice(room);
-    room.clear();
-    chunk
-}
-
 /// Whether nobody holds the other end any more.
 fn hung_up(pipe: &pipe::Receiver) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::empty())];
     let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_that_is_kept_keeps_no_more_than_itself() {
-        let mut room = BytesMut::with_capacity(CHUNK);
-        room.extend_from_slice(b"a line\n");
-        let line = take(&mut room);
-        assert_eq!(&line[..], b"a line\n");
-        assert!(line.try_into_mut().unwrap().capacity() < 64);
-        assert!(room.is_empty() && room.capacity() == CHUNK, "the room is used again");
-    }
-
-    #[test]
-    fn much_is_not_copied() {
-        let mut room = BytesMut::zeroed(CHUNK);
-        let place = room.as_ptr();
-        assert_eq!(take(&mut room).as_ptr(), place);
-    }
 }
