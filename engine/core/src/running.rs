@@ -1,7 +1,12 @@
 //! From a running process to nothing left of it: the fixed order in which every execution is watched, stopped, killed,
 //! drained and reaped, whatever the cause.
 
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    pin::pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use tokio::{
     net::unix::pipe,
@@ -38,7 +43,11 @@ const LOOK_AT_CPU: Duration = Duration::from_millis(10);
 
 /// How many processors a tool can use at once, and so how fast its time on them can pass.
 fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+    // Asked for once: it reads files.
+    static CORES: LazyLock<u32> = LazyLock::new(|| {
+        std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+    });
+    *CORES
 }
 
 /// How often stragglers are looked for anew because there were some: one that is being killed may have forked.

@@ -110,18 +110,27 @@ impl Landlock {
         sys::landlock_ruleset(files, network, scopes, known)
     }
 
-    /// A ruleset under which only `readable` can be read and executed, and only `writable` also be written. `own_view`: these
-    /// are paths in a view that nobody else changes. In the host's, a link where the engine saw none is not followed.
-    pub(crate) fn ruleset(
+    /// Whether it is there and refuses what it is told to refuse.
+    pub(crate) fn is_usable(self) -> bool {
+        self.abi > 0 && self.files
+    }
+
+    /// A ruleset that allows no file yet.
+    pub(crate) fn ruleset(self, no_tcp: bool) -> Steps<OwnedFd> {
+        self.ruleset_with(all_files(self.abi), no_tcp).at(Step::Landlock, b"")
+    }
+
+    /// Lets `readable` be read and executed, and `writable` also be written. `own_view`: these are paths in a view that nobody
+    /// else changes. In the host's, a link where the engine saw none is not followed.
+    pub(crate) fn allow(
         self,
+        ruleset: &OwnedFd,
         readable: &[Bytes],
         writable: &[Bytes],
-        no_tcp: bool,
         own_view: bool,
-    ) -> Steps<OwnedFd> {
+    ) -> Steps<()> {
         let open = if own_view { sys::open_path } else { sys::open_path_strictly };
         let all = all_files(self.abi);
-        let ruleset = self.ruleset_with(all, no_tcp).at(Step::Landlock, b"")?;
         let allow = |place: &Bytes, access: u64| {
             let path = sys::cstring(&place.0).at(Step::Landlock, &place.0)?;
             let fd = open(&path).at(Step::Landlock, &place.0)?;
@@ -136,6 +145,6 @@ impl Landlock {
         for place in writable {
             allow(place, all)?;
         }
-        Ok(ruleset)
+        Ok(())
     }
 }

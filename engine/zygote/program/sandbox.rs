@@ -71,17 +71,13 @@ pub(crate) fn live(seed: Seed) -> ! {
     if sys::die_with_parent().is_err() || sys::poll([Some(seed.zygote.as_fd())], Some(0)) == [true] {
         sys::exit(1);
     }
-    let namespaced = seed.namespaces.is_some();
     let Seed { namespaces, landlock, work, .. } = seed;
-    let entered = match (namespaces, &work) {
-        (Some(namespaces), _) => enter(namespaces).map(Some),
-        // Without a process id namespace, orphans must come to us some other way.
-        (None, _) => sys::adopt_orphans().at(Step::Watch, b"").map(|()| None),
-    };
+    let namespaced = namespaces.is_some();
+    let made = make(namespaces, landlock);
     let task = match work {
         Work::Now(task) => task,
         Work::Later(socket) => {
-            if entered.is_err() {
+            if made.is_err() {
                 // Nobody is to wait for us: who comes from now on finds us gone, and makes another. One launch may have
                 // come already, and is told.
                 sys::refuse(&socket);
@@ -100,7 +96,7 @@ pub(crate) fn live(seed: Seed) -> ! {
         Ok(control) => control,
         Err(_) => sys::exit(1),
     };
-    match entered.and_then(|entered| start(task, entered, landlock)) {
+    match made.and_then(|made| start(task, made, landlock)) {
         Ok(watch) => oversee(&control, &watch, namespaced),
         Err(failure) => {
             // The engine may be gone.
@@ -156,22 +152,21 @@ struct Birth<'a> {
     failed: Option<(Step, Errno)>,
 }
 
-fn start(task: Task, entered: Option<Entered>, landlock: Landlock) -> Steps<Watch> {
+fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
     let launch = Launch::from_bytes(&task.launch).ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))?;
-    let namespaced = entered.is_some();
     let Task { control, stdio, joins, mounts, .. } = task;
+    let Sandbox { entered, ruleset, signals, pidfd } = made;
+    let namespaced = entered.is_some();
     if let Some(entered) = &entered {
         show(&launch, entered, mounts)?;
     }
-    sys::set_dumpable(false).at(Step::Watch, b"")?;
-    let ruleset = if landlock.abi > 0 && landlock.files {
-        let readable = if namespaced { &[Bytes(b"/".to_vec())][..] } else { &launch.readable };
-        Some(landlock.ruleset(readable, &launch.writable, launch.no_network, namespaced)?)
-    } else {
-        None
+    let ruleset = match ruleset {
+        None if landlock.is_usable() => Some(landlock.ruleset(launch.no_network)?),
+        ruleset => ruleset,
     };
-    let signals = sys::signalfd(&[sys::SIGCHLD, sys::SIGTERM]).at(Step::Watch, b"")?;
-    let pidfd = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
+    if let Some(ruleset) = &ruleset {
+        landlock.allow(ruleset, &launch.readable, &launch.writable, namespaced)?;
+    }
     let words =
         |words: &[Bytes]| sys::Strings::new(words.iter().map(|word| &word.0[..])).at(Step::Message, b"");
     let mut birth = Birth {
@@ -207,10 +202,47 @@ fn start(task: Task, entered: Option<Entered>, landlock: Landlock) -> Steps<Watc
     Ok(Watch { signals, program })
 }
 
-/// A sandbox without a call.
+/// A sandbox without a call: all that can be made before its call is known.
+struct Sandbox {
+    /// With namespaces.
+    entered: Option<Entered>,
+    /// With namespaces: what every call may touch.
+    ruleset: Option<OwnedFd>,
+    signals: OwnedFd,
+    /// Ourselves.
+    pidfd: OwnedFd,
+}
+
 struct Entered {
     host: OwnedFd,
     own: OwnedFd,
+}
+
+/// What every call may write to, in a view of its own.
+const OWN_PLACES: [&[u8]; 4] = [b"/tmp", b"/dev", b"/proc", b"/run/tool"];
+
+fn make(namespaces: Option<Namespaces>, landlock: Landlock) -> Steps<Sandbox> {
+    let pidfd = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
+    let signals = sys::signalfd(&[sys::SIGCHLD, sys::SIGTERM]).at(Step::Watch, b"")?;
+    let (entered, ruleset) = match namespaces {
+        Some(namespaces) => {
+            let no_tcp = !matches!(namespaces.network, Network::Host);
+            let entered = enter(namespaces)?;
+            let ruleset = landlock.is_usable().then(|| {
+                let ruleset = landlock.ruleset(no_tcp)?;
+                let writable = OWN_PLACES.map(|place| Bytes(place.to_vec()));
+                landlock.allow(&ruleset, &[Bytes(b"/".to_vec())], &writable, true).map(|()| ruleset)
+            });
+            (Some(entered), ruleset.transpose()?)
+        }
+        None => {
+            // Without a process id namespace, orphans must come to us some other way.
+            sys::adopt_orphans().at(Step::Watch, b"")?;
+            (None, None)
+        }
+    };
+    sys::set_dumpable(false).at(Step::Watch, b"")?;
+    Ok(Sandbox { entered, ruleset, signals, pidfd })
 }
 
 /// Goes into namespaces of its own, and makes what does not depend on the call.
@@ -435,7 +467,7 @@ struct Inmate {
 impl Inmate {
     /// `None`: there is none, or it is dead.
     fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = beginning(pid, "stat")?;
         // The name, in parentheses, may contain anything.
         let after = stat.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
@@ -503,16 +535,18 @@ fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
     everybody(namespaced).into_iter().filter(is_left).take(MOST).map(describe).collect()
 }
 
-/// The beginning of a command line: more than is shown of it, so that it can be told that there is more.
 fn command(pid: i32) -> Bytes {
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        let _ = file.take(1000).read_to_end(&mut bytes);
-    }
-    if bytes.is_empty() {
-        bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    }
-    Bytes(bytes)
+    let command = beginning(pid, "cmdline").filter(|command| !command.is_empty());
+    Bytes(command.or_else(|| beginning(pid, "comm")).unwrap_or_default())
+}
+
+/// The beginning of a file that the kernel has on a process, in one read: all of `stat`, and of a command line more than is
+/// shown, so that it can be told that there is more. There may be hundreds of processes to look at, and the engine waits.
+fn beginning(pid: i32, file: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 1024];
+    let read = fs::File::open(format!("/proc/{pid}/{file}")).ok()?.read(&mut bytes).ok()?;
+    bytes.truncate(read);
+    Some(bytes)
 }
 
 impl From<Failure> for Event {

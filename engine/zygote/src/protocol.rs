@@ -5,7 +5,7 @@
 //! (a path given by the embedder) is refused in words. Numbers are little-endian, sequences begin with their length.
 
 /// The version of these messages.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The most bytes in one message. What is larger goes into a memory file whose descriptor is passed instead.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -287,7 +287,8 @@ message! {
         mounts: Vec<Mount>,
         /// Numbers of resources (getrlimit(2)) and their limits, soft and hard.
         rlimits: Vec<(u32, (u64, u64))>,
-        /// Places that may be written to. Everything else that is shown may be read and executed.
+        /// Places that may be written to besides those that every sandbox has. Everything else that is shown may be read and
+        /// executed.
         writable: Vec<Bytes>,
         /// Below level 3: places that may be read and executed.
         readable: Vec<Bytes>,

@@ -42,13 +42,11 @@ pub(super) fn describe(
         // Without a view of its own, places are where they are.
         places.map(move |(target, place)| bytes(if namespaced { target } else { &place.source }))
     };
-    let written = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_)));
-    let mut writable: Vec<Bytes>;
+    let mut writable: Vec<Bytes> = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_))).collect();
     let mut readable = Vec::new();
-    if namespaced {
-        writable = ["/tmp", "/dev", "/proc", system::PRIVATE].iter().map(bytes).chain(written).collect();
-    } else {
-        writable = system::writable_in_place().iter().map(bytes).chain(written).collect();
+    // In a view of its own, the rest is the zygote's to allow: it is the same for every call.
+    if !namespaced {
+        writable.extend(system::writable_in_place().iter().map(bytes));
         writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
         readable.extend(system::readable_in_place().iter().map(bytes));
         readable.extend(places(|mode| *mode == Mode::ReadOnly));
