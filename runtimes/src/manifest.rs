@@ -43,6 +43,7 @@ use std::{
 pub use calls::WrittenCall;
 pub use diagnostic::{Diagnostic, Excerpt, ManifestError};
 pub use hints::{Annotations, Warm};
+pub use json_unambiguous::unambiguous;
 
 use crate::{runtime::Runtime, tool::Tool};
 

@@ -26,6 +26,32 @@ fn a_key_is_followed_once() {
 }
 
 #[test]
+fn a_file_is_written_by_one_follower_whatever_it_is_called() {
+    with_followers(|followers, log| async move {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
+        let follow = |key: &str, path: std::path::PathBuf| {
+            followers.follow(key, log.source("").output(FileOutput::new(path)))
+        };
+        let first = follow("first", folder.path().join("out")).unwrap();
+        next_line(&mut first.subscribe()).await;
+        for name in ["out", "link/out", "./out"] {
+            let error = follow("second", folder.path().join(name)).unwrap_err();
+            assert!(matches!(&error, FollowError::FileTaken { key, .. } if key == "first"), "{error:?}");
+            assert!(error.to_string().contains("written by the follower \"first\" already"), "{error}");
+        }
+        drop(follow("other", folder.path().join("another")).unwrap());
+        let again = follow("beside", folder.path().join("link/another")).unwrap_err();
+        assert!(matches!(again, FollowError::FileTaken { .. }), "also before it is there: {again}");
+        for key in ["null", "null too"] {
+            drop(follow(key, "/dev/null".into()).unwrap());
+        }
+        in_time("a stop", first.stop()).await;
+        drop(follow("second", folder.path().join("out")).unwrap());
+    });
+}
+
+#[test]
 fn there_are_so_many_places_whatever_the_engine_runs_at_once() {
     Rig::run(Flavour::MultiThread, |rig| async move {
         let mark = rig.mark();

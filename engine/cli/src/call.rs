@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use run_tool::{
     Call, Engine, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, Stdin, Tmpfs, Tool,
-    Tools,
+    Tools, manifest::unambiguous,
 };
 use serde_json::Value;
 
@@ -302,7 +302,13 @@ fn input(given: &[String]) -> Result<Value> {
                 let Some((key, value)) = field(text) else {
                     bail!("--input {text:?}: beside other fields this has to be one, too: KEY=VALUE");
                 };
-                let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                let value = match unambiguous(value) {
+                    Ok(value) => value,
+                    Err(error) if error.is_data() => {
+                        bail!("--input: the field {key:?}: {error}; give it once")
+                    }
+                    Err(_) => value.into(),
+                };
                 if object.insert(key.to_owned(), value).is_some() {
                     bail!("--input: the field {key:?} is given twice; give it once");
                 }
@@ -339,9 +345,10 @@ fn whole_input(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
         bail!(r#"--input: {origin} is empty; write null, '{{"text":"…"}}', text=…, or @FILE for a file"#);
     }
-    serde_json::from_str(text).map_err(|error| {
+    unambiguous(text).map_err(|error| {
         let reason = error.to_string();
         let hint = match text.split_once('=') {
+            _ if error.is_data() => "give it once".to_owned(),
             _ if reason.starts_with("recursion limit exceeded") => "nest it less deep".to_owned(),
             _ if reason.starts_with("number out of range") => "write a smaller number, or a text".to_owned(),
             Some((key, _)) if !key.contains(['{', '[', '"', '\n']) => format!(

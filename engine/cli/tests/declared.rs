@@ -172,6 +172,8 @@ fn an_input_that_cannot_be_read_says_what_to_write_instead() {
         ("@", "no file is named after the `@`"),
         ("@gone.json", "cannot read gone.json; check the path"),
         (nested.as_str(), "nest it less deep"),
+        (r#"{"a":1,"a":2}"#, "\"a\" is given twice at line 1 column 10; give it once"),
+        (r#"a={"b":1,"b":2}"#, "the field \"a\": \"b\" is given twice at line 1 column 10; give it once"),
         ("1e999", "write a smaller number"),
     ] {
         let (code, _, err) = run(input);

@@ -92,6 +92,20 @@ impl FileOutput {
             || same(fs::canonicalize(path), fs::canonicalize(&self.path))
     }
 
+    /// Where it is, by a name that it has but once; `None` for what is no file, and may be written to by many. Reads the file
+    /// system.
+    pub(crate) fn place(&self) -> Option<PathBuf> {
+        match fs::metadata(&self.path) {
+            Ok(found) if !found.is_file() => None,
+            Ok(_) => Some(fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())),
+            // It is still to be made, in a folder that may be reached by a link.
+            Err(_) => Some(match (self.path.parent().map(fs::canonicalize), self.path.file_name()) {
+                (Some(Ok(folder)), Some(name)) => folder.join(name),
+                _ => self.path.clone(),
+            }),
+        }
+    }
+
     fn bytes_of<'a>(&self, line: &'a Line) -> &'a [u8] {
         if self.whole { &line.written } else { &line.content }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use crate::{
     follower,
     hub::{Hub, Subscription},
     metrics::{Counters, Counts, FollowerMetrics, Metrics},
-    output,
+    output::{self, FileOutput},
     source::Source,
     stop::Stop,
 };
@@ -64,6 +65,8 @@ impl Drop for Last {
 pub(crate) struct Entry {
     key: String,
     began: Instant,
+    /// The file that it alone writes to.
+    file: Option<PathBuf>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) stop: Stop,
@@ -88,6 +91,14 @@ pub enum FollowError {
     PoolFull {
         /// How many.
         max: usize,
+    },
+    /// Another follower writes to the file.
+    #[error("{} is written by the follower {key:?} already; give each a file of its own", path.display())]
+    FileTaken {
+        /// The file.
+        path: PathBuf,
+        /// The other's key.
+        key: String,
     },
     /// Nothing is followed under this key.
     #[error("{key:?} is not followed; it was never started, or has ended")]
@@ -174,6 +185,7 @@ impl Followers {
         let entry = Arc::new(Entry {
             key: key.clone(),
             began: Instant::now(),
+            file: source.output.as_ref().and_then(FileOutput::place),
             hub: Arc::new(Hub::new(source.buffer, source.back_pressure)),
             counters: Arc::default(),
             stop: Stop::new(shared.closing.child_token(), shared.stop_within),
@@ -188,6 +200,10 @@ impl Followers {
         }
         if state.active.len() >= shared.max {
             return Err(FollowError::PoolFull { max: shared.max });
+        }
+        let writes_too = |other: &&Arc<Entry>| entry.file.is_some() && other.file == entry.file;
+        if let (Some(path), Some(other)) = (&entry.file, state.active.values().find(writes_too)) {
+            return Err(FollowError::FileTaken { path: path.clone(), key: other.key.clone() });
         }
         state.active.insert(key, Arc::clone(&entry));
         drop(state);

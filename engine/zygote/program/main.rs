@@ -12,6 +12,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
+mod inmates;
 mod keeper;
 mod landlock;
 #[path = "../src/protocol.rs"]

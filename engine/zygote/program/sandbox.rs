@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
+    inmates::{everybody, living, terminate},
     landlock::Landlock,
-    protocol::{Bytes, Event, Failure, Launch, Order, Step, What, Wire},
+    protocol::{Bytes, Event, Launch, Order, Step, What, Wire},
     step::{At, Steps, failure},
     sys::{self, Errno},
     view,
@@ -67,6 +68,9 @@ pub(crate) enum Network {
 /// Never returns: it is the life of this process.
 pub(crate) fn live(seed: Seed) -> ! {
     sys::set_name(c"run-tool-init");
+    // The zygote has one for each sandbox that runs, and the program's own process would copy them all once more. The first
+    // three stay taken, so that nothing that is opened from now on is where the program's own are to be.
+    keep_only(seed.descriptors().into_iter().chain(0..3).collect());
     // What the kernel does when the zygote dies. It may have died before this line.
     if sys::die_with_parent().is_err() || sys::poll([Some(seed.zygote.as_fd())], Some(0)) == [true] {
         sys::exit(1);
@@ -103,6 +107,29 @@ pub(crate) fn live(seed: Seed) -> ! {
             let _ = sys::send(&control, &Event::Failed { failure }.to_bytes(), &[]);
             sys::exit(1)
         }
+    }
+}
+
+impl Seed {
+    /// All that are in here.
+    fn descriptors(&self) -> Vec<i32> {
+        let mut all = vec![&self.zygote];
+        if let Some(Namespaces { template, host, network, .. }) = &self.namespaces {
+            all.extend([template, host]);
+            match network {
+                Network::Host => {}
+                Network::Pooled(network) => all.push(network),
+                Network::New { pool, .. } => all.push(pool),
+            }
+        }
+        match &self.work {
+            Work::Now(Task { control, stdio, joins, mounts, launch: _ }) => {
+                all.push(control);
+                all.extend(stdio.iter().chain(joins).chain(mounts));
+            }
+            Work::Later(socket) => all.push(socket),
+        }
+        all.into_iter().map(AsRawFd::as_raw_fd).collect()
     }
 }
 
@@ -218,8 +245,9 @@ struct Entered {
     own: OwnedFd,
 }
 
-/// What every call may write to, in a view of its own.
-const OWN_PLACES: [&[u8]; 4] = [b"/tmp", b"/dev", b"/proc", b"/run/tool"];
+/// What every call may write to, in a view of its own. What is mounted over one of them has to be allowed again: a rule holds
+/// for what it was given, and is not found from what covers that.
+const OWN_PLACES: [&[u8]; 3] = [b"/tmp", b"/dev", b"/proc"];
 
 fn make(namespaces: Option<Namespaces>, landlock: Landlock) -> Steps<Sandbox> {
     let pidfd = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
@@ -352,7 +380,7 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
 /// Reaps whatever dies, passes on what the engine asks for, and ends when nobody is left, or nobody asks any more.
 fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
     // Nothing else is needed any more; least of all a way out of the sandbox.
-    keep_only(control, &watch.signals);
+    keep_only([control, &watch.signals].map(AsRawFd::as_raw_fd).into());
     let mut ended = false;
     let mut killing = false;
     loop {
@@ -427,130 +455,13 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
 }
 
 /// Closes all descriptors but these.
-fn keep_only(control: &OwnedFd, signals: &OwnedFd) {
-    let mut kept = [control.as_raw_fd(), signals.as_raw_fd()];
+fn keep_only(mut kept: Vec<i32>) {
     kept.sort_unstable();
-    let [low, high] = kept;
-    // These cannot fail but for want of the call itself, and all of these are closed on exec anyway.
-    let _ = sys::close_between(0, low - 1);
-    let _ = sys::close_between(low + 1, high - 1);
-    let _ = sys::close_from(high + 1);
-}
-
-/// Asks the program and everything else in here to end.
-fn terminate(program: i32, namespaced: bool) {
-    let everybody = everybody(namespaced);
-    for signal in [sys::SIGTERM, sys::SIGCONT] {
-        if namespaced {
-            // In one go, so that none of them sees another end first. They may all be dead.
-            let _ = sys::kill(-program, signal);
-        }
-        for one in &everybody {
-            if !namespaced || one.group != program {
-                one.signal(signal);
-            }
-        }
+    let mut next = 0;
+    for fd in kept {
+        // These cannot fail but for want of the call itself, and all of these are closed on exec anyway.
+        let _ = sys::close_between(next, fd - 1);
+        next = fd + 1;
     }
-}
-
-/// A process of the sandbox besides us.
-struct Inmate {
-    pid: i32,
-    parent: i32,
-    group: i32,
-    /// On its way out by itself: not left behind.
-    exiting: bool,
-    /// In ticks since boot. With the process id, it names a process for good.
-    started: u64,
-}
-
-impl Inmate {
-    /// `None`: there is none, or it is dead.
-    fn of(pid: i32) -> Option<Self> {
-        let stat = beginning(pid, "stat")?;
-        // The name, in parentheses, may contain anything.
-        let after = stat.iter().rposition(|byte| *byte == b')')?;
-        let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
-        if matches!(fields.next()?, "Z" | "X" | "x") {
-            return None;
-        }
-        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        const EXITING: u32 = 4;
-        // The 9th and the 22nd of all (proc_pid_stat(5)).
-        let flags: u32 = fields.nth(3)?.parse().ok()?;
-        let started = fields.nth(12)?.parse().ok()?;
-        Some(Self { pid, parent, group, exiting: flags & EXITING != 0, started })
-    }
-
-    fn signal(&self, signal: i32) {
-        // Its process id may be another's by now; what the descriptor stands for stays the same.
-        if let Ok(process) = sys::pidfd_open(self.pid)
-            && Self::of(self.pid).is_some_and(|now| now.started == self.started)
-        {
-            // It may have died since.
-            let _ = sys::pidfd_send_signal(process, signal);
-        }
-    }
-}
-
-/// Who is alive besides us.
-fn everybody(namespaced: bool) -> Vec<Inmate> {
-    if namespaced {
-        return visible().collect();
-    }
-    // Without a process id namespace, all processes of the machine can be seen, and ours are those that descend from us;
-    // orphans among them are our children.
-    let mut found: Vec<Inmate> = visible().collect();
-    let mut family = vec![sys::getpid()];
-    let mut known = 0;
-    while known < family.len() {
-        let parent = family[known];
-        known += 1;
-        family.extend(found.iter().filter(|one| one.parent == parent).map(|one| one.pid));
-    }
-    found.retain(|one| family.contains(&one.pid));
-    found
-}
-
-/// Who can be seen besides us; looked at one by one.
-fn visible() -> impl Iterator<Item = Inmate> {
-    let own = sys::getpid();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(move |pid| *pid != own).filter_map(Inmate::of)
-}
-
-/// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
-/// message.
-fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 100;
-    let describe = |one: Inmate| {
-        let group = if one.group == program { 2 } else { one.group };
-        (one.pid, (group, command(one.pid)))
-    };
-    let is_left = |one: &Inmate| one.pid != program && !one.exiting;
-    if namespaced {
-        return visible().filter(is_left).take(MOST).map(describe).collect();
-    }
-    everybody(namespaced).into_iter().filter(is_left).take(MOST).map(describe).collect()
-}
-
-fn command(pid: i32) -> Bytes {
-    let command = beginning(pid, "cmdline").filter(|command| !command.is_empty());
-    Bytes(command.or_else(|| beginning(pid, "comm")).unwrap_or_default())
-}
-
-/// The beginning of a file that the kernel has on a process, in one read: all of `stat`, and of a command line more than is
-/// shown, so that it can be told that there is more. There may be hundreds of processes to look at, and the engine waits.
-fn beginning(pid: i32, file: &str) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; 1024];
-    let read = fs::File::open(format!("/proc/{pid}/{file}")).ok()?.read(&mut bytes).ok()?;
-    bytes.truncate(read);
-    Some(bytes)
-}
-
-impl From<Failure> for Event {
-    fn from(failure: Failure) -> Self {
-        Event::Failed { failure }
-    }
+    let _ = sys::close_from(next);
 }

@@ -1,7 +1,7 @@
 //! Errors that say which step failed, on what, and how.
 
 use crate::{
-    protocol::{Bytes, Failure, Step},
+    protocol::{Bytes, Event, Failure, Step},
     sys::{self, Errno},
 };
 
@@ -26,4 +26,10 @@ impl<T> At<T> for std::io::Result<T> {
 
 pub(crate) fn failure(step: Step, subject: &[u8], errno: Errno) -> Failure {
     Failure { step, subject: Bytes(subject.to_vec()), errno: errno.0 }
+}
+
+impl From<Failure> for Event {
+    fn from(failure: Failure) -> Self {
+        Event::Failed { failure }
+    }
 }

@@ -293,7 +293,7 @@ impl Zygote {
             let Ok(control) = control.try_clone() else { return };
             let made = Task::read(&note, fds)
                 .ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))
-                .and_then(|task| self.fork(&kind, Work::Now(task), None));
+                .and_then(|task| self.fork(&kind, Work::Now(task)));
             if let Err(failed) = made {
                 // The engine may be gone.
                 let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
@@ -321,9 +321,8 @@ impl Zygote {
         // A launch that waits is better than one that may come.
         if is_again && self.host.is_some() && sys::poll([Some(self.socket.as_fd())], Some(0)) == [false] {
             // What goes wrong here goes wrong for the next launch, too, and is told then.
-            if let Ok((ours, theirs)) = sys::socket_pair()
-                && let Ok(socket) = ours.try_clone()
-                && let Ok(pid) = self.fork(&kind, Work::Later(theirs), Some(ours))
+            if let Ok((socket, theirs)) = sys::socket_pair()
+                && let Ok(pid) = self.fork(&kind, Work::Later(theirs))
             {
                 self.ready = Some(Ready { kind: kind.clone(), socket, pid });
             }
@@ -331,8 +330,7 @@ impl Zygote {
         self.last = Some(kind);
     }
 
-    /// `not_yours` is closed in the new process.
-    fn fork(&mut self, kind: &Kind, work: Work, not_yours: Option<OwnedFd>) -> Steps<i32> {
+    fn fork(&mut self, kind: &Kind, work: Work) -> Steps<i32> {
         self.launches += 1;
         let number = self.launches;
         let mut used = None;
@@ -357,11 +355,7 @@ impl Zygote {
         let zygote = self.own.try_clone().at(Step::Watch, b"")?;
         let kinds = if namespaces.is_some() { sys::CLONE_NEWPID | sys::CLONE_NEWIPC } else { 0 };
         match sys::fork(kinds).at(Step::Fork, b"")? {
-            0 => {
-                drop(not_yours);
-                self.ready = None;
-                sandbox::live(Seed { namespaces, landlock: self.landlock, zygote, work })
-            }
+            0 => sandbox::live(Seed { namespaces, landlock: self.landlock, zygote, work }),
             pid => {
                 self.children.insert(pid, used);
                 Ok(pid)

@@ -21,7 +21,7 @@ use super::{
     diagnostic::{Diagnostic, ManifestError},
     files::{document, text_of},
     json_place,
-    json_unambiguous::Unambiguous,
+    json_unambiguous::unambiguous,
     paths,
     reader::{Complaint, Item, Log, Source, Table, Value, json, kind, string, words},
     settings::Settings,
@@ -166,8 +166,8 @@ fn json_calls(source: Source<'_>) -> Vec<WrittenCall> {
         if text.trim().is_empty() {
             continue;
         }
-        let mut value: Json = match serde_json::from_str(text) {
-            Ok(Unambiguous(value)) => value,
+        let mut value: Json = match unambiguous(text) {
+            Ok(value) => value,
             Err(error) => {
                 let message = error.to_string();
                 let message = message.rsplit_once(" at line").map_or(&*message, |(message, _)| message);

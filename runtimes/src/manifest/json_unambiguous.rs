@@ -5,12 +5,16 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A value as [`Value`] reads it, but that a name which is there twice is an error of its own ([`is_data`]) and not taken for
-/// its last value.
+/// A JSON text in which no name is given twice in one object.
 ///
-/// [`is_data`]: serde_json::Error::is_data
-#[derive(Debug)]
-pub(super) struct Unambiguous(pub(super) Value);
+/// # Errors
+/// [`serde_json::Error`]; [`is_data`](serde_json::Error::is_data) when a name is given twice.
+pub fn unambiguous(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text).map(|Unambiguous(value)| value)
+}
+
+/// A value as [`Value`] reads it, but that a name which is there twice is not taken for its last value.
+struct Unambiguous(Value);
 
 impl<'de> Deserialize<'de> for Unambiguous {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -88,12 +92,12 @@ mod tests {
             r#"{"a":{"a":1},"b":{"a":1}}"#,
         ] {
             let expected: Value = serde_json::from_str(text).unwrap();
-            assert_eq!(serde_json::from_str::<Unambiguous>(text).unwrap().0, expected);
+            assert_eq!(unambiguous(text).unwrap(), expected);
         }
         for text in [r#"{"a":1,"b":2,"a":1}"#, r#"[{"x":{"a":1,"\u0061":[]}}]"#] {
-            let error = serde_json::from_str::<Unambiguous>(text).unwrap_err();
+            let error = unambiguous(text).unwrap_err();
             assert!(error.is_data() && error.to_string().starts_with("\"a\" is given twice"), "{error}");
         }
-        assert!(!serde_json::from_str::<Unambiguous>("[1,").unwrap_err().is_data());
+        assert!(!unambiguous("[1,").unwrap_err().is_data());
     }
 }

@@ -44,8 +44,10 @@ pub(super) fn describe(
     };
     let mut writable: Vec<Bytes> = places(|mode| matches!(mode, Mode::ReadWrite | Mode::Tmpfs(_))).collect();
     let mut readable = Vec::new();
-    // In a view of its own, the rest is the zygote's to allow: it is the same for every call.
-    if !namespaced {
+    if namespaced {
+        // The rest is the zygote's to allow: it is the same for every call.
+        writable.extend(spec.private.iter().map(|_| bytes(system::PRIVATE)));
+    } else {
         writable.extend(system::writable_in_place().iter().map(bytes));
         writable.extend(spec.private.iter().filter_map(|path| std::fs::canonicalize(path).ok()).map(bytes));
         readable.extend(system::readable_in_place().iter().map(bytes));
