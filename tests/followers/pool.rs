@@ -27,7 +27,8 @@ fn a_key_is_followed_once() {
 
 #[test]
 fn a_file_is_written_by_one_follower_whatever_it_is_called() {
-    with_followers(|followers, log| async move {
+    with_followers(|followers, mut log| async move {
+        log.say(0, "a");
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
         let follow = |key: &str, path: std::path::PathBuf| {
