@@ -9,6 +9,7 @@ mod installed;
 mod kernel;
 mod mounts;
 mod names;
+mod nascent;
 mod offer;
 mod parting;
 mod process;
@@ -38,7 +39,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Gid, Uid, getgid, getuid},
 };
-use tool_zygote::protocol::{Bytes, Event, Head, MAX_MESSAGE, Wire};
+use tool_zygote::protocol::{Bytes, Head, MAX_MESSAGE, Wire};
 
 pub use self::doctor::{
     CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
@@ -47,6 +48,7 @@ pub(crate) use self::view::PROTECTED;
 use self::{
     mounts::Mounts,
     names::Written,
+    nascent::{Nascent, Parts, Unborn},
     offer::Offer,
     parting::Parting,
     process::Contained,
@@ -371,29 +373,21 @@ impl Inner {
         // What stays open here would never come to its end there.
         drop((theirs, child_stdin, child_stdout, child_stderr, mounts.passed, apart));
 
-        let mut pid = 0;
-        // Without a deadline: loading a program takes as long as its file system takes, and whoever started this call gives up
-        // on it. When zygote or sandbox die, the socket ends.
-        let mut answer = loop {
-            let answer = socket::receive(&control, socket::SMALL, None).map_err(|errno| match errno {
-                Errno::MFILE | Errno::NFILE => out_of_files(errno),
-                errno => died(errno.into()),
-            })?;
-            let Some(answer) = answer else { return Err(died(io::Error::from(Errno::PIPE))) };
-            match Event::from_bytes(&answer.bytes) {
-                Some(Event::Born) => pid = answer.pid.unwrap_or(0),
-                Some(Event::Started) if !answer.fds.is_empty() => break answer,
-                Some(Event::Failed { failure }) => return Err(offer::launch_error(&failure, &program)),
-                _ => return Err(died(io::Error::from(Errno::PROTO))),
-            }
-        };
+        // After the cgroup: whoever is in it is dead before it is given back.
+        let mut nascent = Nascent::new(control, namespaced);
+        nascent.wait().map_err(|unborn| match unborn {
+            Unborn::Failed(failure) => offer::launch_error(&failure, &program),
+            Unborn::Lost(errno @ (Errno::MFILE | Errno::NFILE)) => out_of_files(errno),
+            Unborn::Lost(errno) => died(errno.into()),
+        })?;
         if let Some(cgroup) = &mut cgroup {
             cgroup.joined();
         }
-        let mount_namespace = (answer.fds.len() > 1).then(|| answer.fds.remove(1));
-        let first = answer.fds.remove(0);
         let watch = |fd: &OwnedFd| fd.try_clone().map_err(|e| LaunchError::new(LaunchStep::Pidfd, &name, e));
-        let (exit, gone) = (watch(&control)?, watch(&first)?);
+        let (exit, gone) = match nascent.parts() {
+            Some(Parts { control, first: Some(first), .. }) => (watch(control)?, watch(first)?),
+            _ => return Err(died(Errno::PROTO.into())),
+        };
         let enforced = Enforced {
             level: offer.level,
             namespaces: if namespaced { offer::namespaces(host_network) } else { Vec::new() },
@@ -409,7 +403,10 @@ impl Inner {
             per_process,
             not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
         };
-        let mut process = Contained::new(control, first, pid, mount_namespace, cgroup, namespaced, zygote)
+        let Some(Parts { control, first: Some(first), mounts, pid }) = nascent.hand_over() else {
+            return Err(died(Errno::PROTO.into()));
+        };
+        let mut process = Contained::new(control, first, pid, mounts, cgroup, namespaced, zygote)
             .of_architecture(view.foreign)
             .counted(Arc::clone(&self.sandboxes));
         if namespaced {

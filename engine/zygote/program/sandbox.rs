@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs,
     io::{Read, Seek},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use crate::{
@@ -171,6 +171,8 @@ struct Birth<'a> {
     stdio: &'a [OwnedFd; 3],
     control: &'a OwnedFd,
     born: Vec<u8>,
+    /// Sent with that.
+    proof: &'a [BorrowedFd<'a>],
     joins: &'a [OwnedFd],
     rlimits: &'a [(u32, (u64, u64))],
     ruleset: Option<OwnedFd>,
@@ -196,6 +198,8 @@ fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
     }
     let words =
         |words: &[Bytes]| sys::Strings::new(words.iter().map(|word| &word.0[..])).at(Step::Message, b"");
+    let proof = [Some(&pidfd), entered.as_ref().map(|entered| &entered.own)];
+    let proof: Vec<_> = proof.into_iter().flatten().map(|fd| fd.as_fd()).collect();
     let mut birth = Birth {
         program: sys::cstring(&launch.program.0).at(Step::Exec, &launch.program.0)?,
         args: words(&launch.args)?,
@@ -204,6 +208,7 @@ fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
         stdio: &stdio,
         control: &control,
         born: Event::Born.to_bytes(),
+        proof: &proof,
         joins: &joins,
         rlimits: &launch.rlimits,
         ruleset,
@@ -222,9 +227,7 @@ fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
         let _ = sys::wait(program);
         return Err(failure(step, subject, errno));
     }
-    let fds = [Some(&pidfd), entered.as_ref().map(|entered| &entered.own)];
-    let fds: Vec<_> = fds.into_iter().flatten().map(|fd| fd.as_fd()).collect();
-    sys::send(&control, &Event::Started.to_bytes(), &fds).at(Step::Watch, b"")?;
+    sys::send(&control, &Event::Started.to_bytes(), &[]).at(Step::Watch, b"")?;
     // Our copies of the program's pipes and all else go with the task, or the engine would never see their end.
     Ok(Watch { signals, program })
 }
@@ -345,6 +348,12 @@ fn be_born(birth: &mut Birth<'_>) -> i32 {
 fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
     let step = |step: Step| move |errno| (step.clone(), errno);
     sys::setsid().map_err(step(Step::Exec))?;
+    // Before anything of the tool's can run, and before its limits hold: one of them is how much may be on its way.
+    sys::send(birth.control, &birth.born, birth.proof).map_err(step(Step::Watch))?;
+    if !birth.namespaced {
+        // Nobody else kills it when the first process is killed.
+        sys::die_with_parent().map_err(step(Step::Watch))?;
+    }
     for join in birth.joins {
         // Into the cgroup: `0` is whoever writes.
         sys::write(join, b"0").map_err(step(Step::Cgroup))?;
@@ -370,7 +379,6 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if let Some(filter) = &birth.more_filter {
         sys::install_filter(filter).map_err(step(Step::Seccomp))?;
     }
-    sys::send(birth.control, &birth.born, &[]).map_err(step(Step::Watch))?;
     // Everything else is closed on exec; this is in case something was not.
     sys::close_on_exec_from(3).map_err(step(Step::Exec))?;
     sys::block_signals(false).map_err(step(Step::Exec))?;

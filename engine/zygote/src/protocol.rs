@@ -342,9 +342,10 @@ kinds! {
 kinds! {
     /// First process of a sandbox → engine; but for the first of these.
     Event {
-        /// From the program's own process, just before it becomes the program: the kernel says beside it which it is.
+        /// From the program's own process, before it becomes the program: the kernel says beside it which it is. With it: a
+        /// pidfd of the first process, its mount namespace if it has its own. Who has not heard this has nothing to wait for.
         Born = 4,
-        /// The program runs. Beside it: a pidfd of the first process, its mount namespace if it has its own.
+        /// The program runs.
         Started = 0,
         /// Nothing runs.
         Failed {

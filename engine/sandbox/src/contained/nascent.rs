@@ -1,0 +1,102 @@
+//! A sandbox that was asked for and that nobody watches over yet.
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Signal, pidfd_send_signal},
+};
+use tool_zygote::protocol::{Event, Failure, Order, Wire};
+
+use super::socket;
+
+/// How long what is killed may take to die. It takes a millisecond.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Dropped before it was [handed over](Self::hand_over), it is killed, and nothing of it is left afterwards.
+#[derive(Debug)]
+pub(super) struct Nascent {
+    parts: Option<Parts>,
+    namespaced: bool,
+}
+
+/// What is needed to watch over it.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) control: OwnedFd,
+    /// A pidfd of its first process. `None`: its program has not begun.
+    pub(super) first: Option<OwnedFd>,
+    /// Its mounts, if it has its own.
+    pub(super) mounts: Option<OwnedFd>,
+    /// Its program's process, as we see it.
+    pub(super) pid: u32,
+}
+
+/// Why no program runs.
+#[derive(Debug)]
+pub(super) enum Unborn {
+    /// It could not be started.
+    Failed(Failure),
+    /// It was killed, or cannot be heard.
+    Lost(Errno),
+}
+
+impl Nascent {
+    /// It speaks over `control`.
+    pub(super) fn new(control: OwnedFd, namespaced: bool) -> Self {
+        Self { parts: Some(Parts { control, first: None, mounts: None, pid: 0 }), namespaced }
+    }
+
+    /// Waits until the program runs. Without a deadline: loading a program takes as long as its file system takes, and whoever
+    /// started this call gives up on it. When zygote or sandbox die, the socket ends.
+    pub(super) fn wait(&mut self) -> Result<(), Unborn> {
+        let Some(parts) = &mut self.parts else { return Err(Unborn::Lost(Errno::PROTO)) };
+        loop {
+            let heard = socket::receive(&parts.control, socket::SMALL, None).map_err(Unborn::Lost)?;
+            let mut heard = heard.ok_or(Unborn::Lost(Errno::PIPE))?;
+            match Event::from_bytes(&heard.bytes) {
+                Some(Event::Born) if !heard.fds.is_empty() => {
+                    parts.pid = heard.pid.unwrap_or(0);
+                    parts.mounts = (heard.fds.len() > 1).then(|| heard.fds.remove(1));
+                    parts.first = heard.fds.pop();
+                }
+                Some(Event::Started) if parts.first.is_some() => return Ok(()),
+                Some(Event::Failed { failure }) => {
+                    // Nothing was executed, and its first process ends by itself.
+                    parts.first = None;
+                    return Err(Unborn::Failed(failure));
+                }
+                _ => return Err(Unborn::Lost(Errno::PROTO)),
+            }
+        }
+    }
+
+    /// What is known of it.
+    pub(super) fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
+    }
+
+    /// Somebody watches over it from now on.
+    pub(super) fn hand_over(mut self) -> Option<Parts> {
+        self.parts.take()
+    }
+}
+
+impl Drop for Nascent {
+    fn drop(&mut self) {
+        let Some(Parts { control, first: Some(first), pid, .. }) = self.parts.take() else { return };
+        if self.namespaced {
+            // Whose death takes all others along. It may be dead already.
+            let _ = pidfd_send_signal(&first, Signal::KILL);
+        } else {
+            let _ = socket::send_now(&control, &Order::Kill.to_bytes());
+        }
+        // Its end of the socket closes before the others are dead; this does not.
+        if !socket::readable(&first, Some(Instant::now() + PATIENCE)) {
+            tracing::error!(pid, "killed while it was started, but it does not die; it is left behind");
+        }
+    }
+}
