@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use support::{Capture, Endless, Flavour, OneTool, PATIENCE, Rig, end_of, failed, level, ready, succeeded};
+use support::{Capture, Endless, Flavour, OneTool, PATIENCE, Rig, end_of, failed, ready, succeeded};
 use tool_engine::{Call, ExecutionId};
 use tracing::Instrument as _;
 
@@ -25,12 +25,13 @@ fn an_execution_is_a_span_in_that_of_its_caller() {
         let inside = async { succeeded(engine.start(call())).await }.instrument(turn).await;
         let outside = succeeded(engine.start(call())).await;
         engine.shutdown(PATIENCE).await;
+        let level = inside.enforced.expect("it was started").level;
         let (inside, outside) = (execution(&capture, inside.id), execution(&capture, outside.id));
         assert_eq!((inside.parent.as_deref(), outside.parent), (Some("turn"), None));
         assert!(inside.closed && outside.closed);
         let field = |name: &str| inside.fields.get(name).map(String::as_str);
         assert_eq!((field("tool"), field("outcome")), (Some("tool"), Some("ok")), "{inside:?}");
-        assert_eq!(field("level"), Some(&*level().number().to_string()), "{inside:?}");
+        assert_eq!(field("level"), Some(&*level.number().to_string()), "{inside:?}");
         assert_eq!(field("otel.status_code"), None, "{inside:?}");
         let phases = ["queued", "starting", "running", "stopping", "draining", "ended"];
         let heard: Vec<_> = inside.events.iter().filter(|event| phases.contains(&event.as_str())).collect();

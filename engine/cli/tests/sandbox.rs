@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::{Command, Stdio},
 };
@@ -261,4 +261,49 @@ fn the_examples_of_the_readme_end_as_it_says() {
     };
     assert_eq!(without_pids(&format!("{out}{err}")), without_pids(shown));
     assert!(include_str!("../../../scripts/quickstart").contains(&format!("sh -c '{script}'")));
+}
+
+/// Who is root only among himself cannot become another user, and needs not; the machine's root is not to run tools as himself.
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
+fn root_of_a_user_namespace_without_other_users_has_a_sandbox_too() {
+    const SOMEBODY: u32 = 65_534;
+    let Some(scene) = scene("root among himself") else { return };
+    let work = scene.path().join("work");
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    if is_root {
+        std::os::unix::fs::chown(&work, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+    let among_himself = |somebody: bool, words: &[&str]| {
+        let mut command = Command::new(if somebody { "setpriv" } else { "unshare" });
+        if somebody {
+            let user = SOMEBODY.to_string();
+            command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "unshare"]);
+        }
+        command.arg("-Ur").args(words).current_dir(&work).stdin(Stdio::null());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").output()
+    };
+    let binary = env!("CARGO_BIN_EXE_run-tool");
+    if !among_himself(is_root, &[binary, "--version"]).is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "skipped: root among himself: no user namespace can be made here, or {binary} not be reached"
+        );
+        return;
+    }
+    let report = |somebody, options: &[&str]| {
+        let script = "id -u; cat file; test -w /proc/sys/kernel/core_pattern && echo writable";
+        let words = [&[binary, "exec", "--json"], options, &["--", "sh", "-c", script]].concat();
+        let output = among_himself(somebody, &words).unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let own = report(is_root, &[]);
+    assert_eq!(
+        (&own["enforced"]["proc"], &own["stdout"]["head"]),
+        (&"own".into(), &"1000\nwork".into()),
+        "{own}"
+    );
+    if is_root {
+        let machines = report(false, &[]);
+        assert_eq!(machines["error"]["kind"], "sandbox", "{machines}");
+    }
 }

@@ -132,7 +132,8 @@ impl SandboxBuilder {
     }
 
     /// The user that tools run as on the host, if we are root. Default: 65519, the last of those that systemd hands out to
-    /// services for as long as they run, and so nobody's for ever.
+    /// services for as long as they run, and so nobody's for ever. Where that one does not exist (we are root of a user namespace
+    /// with nobody else in it), tools run as we do, as they do for who is not root; never as the machine's root.
     pub fn user(mut self, user: u32) -> Self {
         self.user = Some(user);
         self

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -56,7 +57,8 @@ impl Offer {
         let mut offer = Self {
             level: Level::None,
             missing: Vec::new(),
-            user: is_root().then_some((uid, uid)),
+            user: (is_root() && (settings.user.is_some() || is_known(uid) || is_machines_root()))
+                .then_some((uid, uid)),
             landlock: None,
             proc: false,
             pid_max: false,
@@ -131,6 +133,7 @@ impl Offer {
     pub(super) fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
         let inside = match user {
             Some(_) => (INSIDE, INSIDE),
+            None if getuid().is_root() => (INSIDE, INSIDE),
             None => (getuid().as_raw(), getgid().as_raw()),
         };
         Init {
@@ -143,6 +146,32 @@ impl Offer {
             system: if self.namespaces { system::entries(inside) } else { Vec::new() },
         }
     }
+}
+
+/// Whether this user and this group are there at all (user_namespaces(7)): who is root of a namespace with nobody else in it
+/// cannot become somebody else, and is to the machine the user who made it. Then tools run as we do, as they do for everybody
+/// who is not root.
+fn is_known(id: u32) -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"].iter().all(|map| {
+        // Where that cannot be told, it is found out by trying.
+        fs::read_to_string(map).map_or(true, |map| maps(&map, id))
+    })
+}
+
+/// Whether we are the machine's root, in whatever namespace. A tool may never be: it could write to `/proc/sys`, which looks at
+/// the user and at nothing else.
+fn is_machines_root() -> bool {
+    // What belongs to nobody of this namespace belongs to user 65534.
+    fs::metadata("/proc/sys/kernel").is_ok_and(|found| found.uid() == getuid().as_raw())
+}
+
+/// Whether a map of users has this one: its lines are the first that is mapped, to whom, and how many.
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        matches!((first, count), (Some(Ok(first)), Some(Ok(count))) if (first..first + count).contains(&id.into()))
+    })
 }
 
 fn no_landlock(abi: u32) -> Missing {
@@ -287,5 +316,22 @@ impl NoZygote {
                     .into()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_of_users_has_what_lies_in_one_of_its_ranges() {
+        let whole = "         0          0 4294967295\n";
+        let container = "         0     100000      65536\n";
+        let alone = "         0       1000          1\n";
+        let two = "0 1000 1\n1 100000 65519\n";
+        for (map, expected) in [(whole, true), (container, true), (alone, false), (two, true), ("", false)] {
+            assert_eq!(maps(map, NOBODYS), expected, "{map}");
+        }
+        assert!(!maps(two, NOBODYS + 1));
     }
 }
