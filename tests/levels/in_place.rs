@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use support::{at, failed, ready, succeeded};
+use nix::sys::signal::Signal;
+use support::{PATIENCE, at, descendants_named, failed, ready, send, succeeded, until};
 use tool_engine::{Call, ErrorKind, Level, Policy};
 
 use crate::{folder, python};
@@ -220,6 +221,28 @@ fn a_daemon_dies_with_its_call_however_that_ends_and_nobody_else_does() {
             assert_eq!(bystander.try_wait().unwrap(), None, "{level}: the one beside it");
             bystander.kill().unwrap();
             bystander.wait().unwrap();
+        });
+    }
+}
+
+/// At levels 1 and 2 what it has started besides may outlive it.
+#[test]
+fn a_tool_dies_with_its_zygote() {
+    const STAYS: &str = "import signal\nprint('ready', flush=True)\nsignal.pause()";
+    for level in CONTAINED {
+        at(level, |engine| async move {
+            let work = folder();
+            let mark = format!("levels-zygote-{}-{}", std::process::id(), level.number());
+            let run = engine.start(python(level, work.path(), STAYS, &[&mark]));
+            ready(&mut run.events()).await;
+            assert_eq!(marked(&mark), 1, "{level}");
+            let [victim] = descendants_named(std::process::id(), "run-tool-zygote")[..] else {
+                panic!("{level}: there is not one zygote")
+            };
+            send(Signal::SIGKILL, victim);
+            let error = run.await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Lost { .. }), "{level}: {error}");
+            until("the tool's end", PATIENCE, || (marked(&mark) == 0).then_some(())).await;
         });
     }
 }
