@@ -66,9 +66,11 @@ fn when_the_engine_is_killed_nothing_of_it_is_left() {
     if is_without_sandbox() {
         return;
     }
+    // Those who are killed cannot remove what the suite itself made for them.
+    let rigs = TempDir::with_prefix("run-tool-test-").expect("a temporary folder");
     for round in 0..rounds() {
         let temp = TempDir::with_prefix("run-tool-crash-").expect("a temporary folder");
-        let mut engine = outer(temp.path());
+        let mut engine = outer(temp.path(), rigs.path());
         let mut said = BufReader::new(engine.stdout.take().expect("it is piped"));
         let mut line = String::new();
         // Half of the time it is killed while it starts, the other half when everything runs.
@@ -112,10 +114,11 @@ fn next_engine() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "it starts this test program again, which is no tool call")]
-fn outer(temp: &Path) -> Child {
+fn outer(temp: &Path, rigs: &Path) -> Child {
     Command::new(std::env::current_exe().expect("we know our own path"))
         .args(["inner", "--exact", "--ignored", "--nocapture"])
         .env("CRASH_TEMP", temp)
+        .env("TMPDIR", rigs)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
