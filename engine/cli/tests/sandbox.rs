@@ -263,6 +263,34 @@ fn the_examples_of_the_readme_end_as_it_says() {
     assert!(include_str!("../../../scripts/quickstart").contains(&format!("sh -c '{script}'")));
 }
 
+/// `/proc/sys` lets the machine's root write, whatever he may otherwise; in whatever group he is.
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
+fn no_tool_is_the_machines_root() {
+    let Some(scene) = scene("the machine's root") else { return };
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("skipped: the machine's root: we are not");
+        return;
+    }
+    for group in ["0", "1000"] {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--regid",
+            group,
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_run-tool"),
+            "exec",
+            "--",
+            "sh",
+            "-c",
+        ]);
+        command.arg("id -u; cat file; test -w /proc/sys/kernel/core_pattern && echo writable; true");
+        command.current_dir(scene.path().join("work")).stdin(Stdio::null());
+        let output = command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "1000\nwork", "group {group}: {output:?}");
+    }
+}
+
 /// Who is root only among himself cannot become another user, and needs not; the machine's root is not to run tools as himself.
 #[test]
 #[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]

@@ -37,7 +37,7 @@ use rustix::{
     fs::{MemfdFlags, memfd_create},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Gid, Uid, getgid, getuid},
+    process::{Gid, Uid, geteuid},
 };
 use tool_zygote::protocol::{Bytes, Head, MAX_MESSAGE, Wire};
 
@@ -395,7 +395,7 @@ impl Inner {
             landlock: offer.landlock,
             seccomp: true,
             cgroup: offer.cgroups.as_ref().map(|cgroups| cgroups.version()),
-            user: Some(user.map_or_else(|| getuid().as_raw(), |(uid, _)| uid)),
+            user: Some(user.map_or_else(|| geteuid().as_raw(), |(uid, _)| uid)),
             proc: match (namespaced, offer.proc) {
                 (true, true) => Proc::Own,
                 (true, false) => Proc::None,
@@ -506,7 +506,7 @@ impl SandboxBuilder {
     }
 }
 
-/// Whether we are root, and so can hand files and processes to somebody else.
+/// Whether we are root, in whatever group, and so can hand files and processes to somebody else.
 fn is_root() -> bool {
-    getuid().is_root() && getgid().as_raw() == 0
+    geteuid().is_root()
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::{getgid, getuid};
+use rustix::process::{getegid, geteuid};
 use tool_zygote::protocol::{Bytes, Failure, Init, Step};
 
 use super::{
@@ -57,7 +57,7 @@ impl Offer {
         let mut offer = Self {
             level: Level::None,
             missing: Vec::new(),
-            user: (is_root() && (settings.user.is_some() || is_known(uid) || is_machines_root()))
+            user: (is_root() && (settings.user.is_some() || is_machines_root() || is_known(uid)))
                 .then_some((uid, uid)),
             landlock: None,
             proc: false,
@@ -133,8 +133,8 @@ impl Offer {
     pub(super) fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
         let inside = match user {
             Some(_) => (INSIDE, INSIDE),
-            None if getuid().is_root() => (INSIDE, INSIDE),
-            None => (getuid().as_raw(), getgid().as_raw()),
+            None if is_root() => (INSIDE, INSIDE),
+            None => (geteuid().as_raw(), getegid().as_raw()),
         };
         Init {
             user,
@@ -159,10 +159,11 @@ fn is_known(id: u32) -> bool {
 }
 
 /// Whether we are the machine's root, in whatever namespace. A tool may never be: it could write to `/proc/sys`, which looks at
-/// the user and at nothing else.
+/// the user and at nothing else. Who cannot be told from him counts as him.
 fn is_machines_root() -> bool {
     // What belongs to nobody of this namespace belongs to user 65534.
-    fs::metadata("/proc/sys/kernel").is_ok_and(|found| found.uid() == getuid().as_raw())
+    let owner = fs::metadata("/proc/sys/kernel").map(|found| found.uid());
+    owner.map_or(true, |owner| owner == geteuid().as_raw())
 }
 
 /// Whether a map of users has this one: its lines are the first that is mapped, to whom, and how many.
