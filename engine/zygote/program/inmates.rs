@@ -102,6 +102,7 @@ pub(crate) fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))>
     everybody(namespaced).into_iter().filter(is_left).take(MOST).map(describe).collect()
 }
 
+/// The beginning of its command line, or its name.
 fn command(pid: i32) -> Bytes {
     let command = beginning(pid, "cmdline").filter(|command| !command.is_empty());
     Bytes(command.or_else(|| beginning(pid, "comm")).unwrap_or_default())

@@ -178,6 +178,7 @@ struct Birth<'a> {
     ruleset: Option<OwnedFd>,
     more_filter: Option<Vec<sys::Instruction>>,
     namespaced: bool,
+    parent: i32,
     failed: Option<(Step, Errno)>,
 }
 
@@ -214,6 +215,7 @@ fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
         ruleset,
         more_filter: (!namespaced).then(|| crate::seccomp::in_place_filter(launch.no_network)),
         namespaced,
+        parent: sys::getpid(),
         failed: None,
     };
     let program = sys::vfork(&mut birth, be_born).at(Step::Fork, b"")?;
@@ -353,6 +355,10 @@ fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno
     if !birth.namespaced {
         // Nobody else kills it when the first process is killed.
         sys::die_with_parent().map_err(step(Step::Watch))?;
+        // It may have died before this line.
+        if sys::getppid() != birth.parent {
+            return Err((Step::Watch, Errno::CHILD));
+        }
     }
     for join in birth.joins {
         // Into the cgroup: `0` is whoever writes.

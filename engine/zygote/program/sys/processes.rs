@@ -74,6 +74,10 @@ pub(crate) fn getpid() -> i32 {
     call!(nr::GETPID).unwrap_or(0) as i32
 }
 
+pub(crate) fn getppid() -> i32 {
+    call!(nr::GETPPID).unwrap_or(0) as i32
+}
+
 /// What a child used, as wait4(2) tells it.
 #[repr(C)]
 #[derive(Default, Clone, Copy)]
