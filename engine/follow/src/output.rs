@@ -86,28 +86,31 @@ impl FileOutput {
 
     /// Whether it is the file at this path, as far as can be seen now.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
-        let same =
-            |a: io::Result<PathBuf>, b: io::Result<PathBuf>| matches!((a, b), (Ok(a), Ok(b)) if a == b);
-        same(std::path::absolute(path), Ok(self.path.clone()))
-            || same(fs::canonicalize(path), fs::canonicalize(&self.path))
+        std::path::absolute(path)
+            .is_ok_and(|path| path == self.path || place(&path).is_some_and(|at| Some(at) == self.place()))
     }
 
-    /// Where it is, by a name that it has but once; `None` for what is no file, and may be written to by many. Reads the file
-    /// system.
+    /// The file that it alone is to write to: see [`place`].
     pub(crate) fn place(&self) -> Option<PathBuf> {
-        match fs::metadata(&self.path) {
-            Ok(found) if !found.is_file() => None,
-            Ok(_) => Some(fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())),
-            // It is still to be made, in a folder that may be reached by a link.
-            Err(_) => Some(match (self.path.parent().map(fs::canonicalize), self.path.file_name()) {
-                (Some(Ok(folder)), Some(name)) => folder.join(name),
-                _ => self.path.clone(),
-            }),
-        }
+        place(&self.path)
     }
 
     fn bytes_of<'a>(&self, line: &'a Line) -> &'a [u8] {
         if self.whole { &line.written } else { &line.content }
+    }
+}
+
+/// Where a file is, by a name that it has but once; `None` for what is no file, and may be written to by many. Reads the file
+/// system.
+fn place(path: &Path) -> Option<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => None,
+        Ok(_) => Some(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
+        // It is still to be made, in a folder that may be reached by a link.
+        Err(_) => Some(match (path.parent().map(fs::canonicalize), path.file_name()) {
+            (Some(Ok(folder)), Some(name)) => folder.join(name),
+            _ => path.to_owned(),
+        }),
     }
 }
 
