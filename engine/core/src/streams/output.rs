@@ -219,3 +219,26 @@ fn hung_up(pipe: &pipe::Receiver) -> bool {
     let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, io::Write, sync::Arc};
+
+    use super::*;
+    use crate::event_log::HeldBytes;
+
+    #[tokio::test]
+    async fn a_line_that_is_kept_keeps_no_more_than_itself() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let pipe = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+        let mut output = Output::new(Stream::Stdout, pipe, 100, None);
+        let log = Arc::new(EventLog::new(1 << 20, false, HeldBytes::default()));
+        writer.write_all(b"a line\n").unwrap();
+        assert_eq!(poll_fn(|cx| output.poll(cx, &log)).await, 7);
+        let event = log.read_from(0, false).try_next().unwrap();
+        drop((output, log));
+        let EventKind::Stdout(Chunk(line)) = event.kind else { panic!("{event:?}") };
+        assert_eq!(&line[..], b"a line\n");
+        assert!(line.try_into_mut().unwrap().capacity() < 64);
+    }
+}

@@ -16,7 +16,8 @@ use super::socket;
 /// How long what is killed may take to die. It takes a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Dropped before it was [handed over](Self::hand_over), it is killed, and nothing of it is left afterwards.
+/// Dropped before it was [handed over](Self::hand_over), it is killed. With namespaces nothing of it is left afterwards; without
+/// them, that is so if its first process lived to see to it.
 #[derive(Debug)]
 pub(super) struct Nascent {
     parts: Option<Parts>,
