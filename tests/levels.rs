@@ -4,6 +4,8 @@
 //!
 //! Does not promise: that below level 3 a call is out of sight. It sees the machine's `/proc`, and shares `/tmp` with it.
 
+#[path = "levels/ahead.rs"]
+mod ahead;
 #[path = "levels/enforced.rs"]
 mod enforced;
 #[path = "levels/in_place.rs"]

@@ -131,12 +131,23 @@ impl Lane {
     /// Has the work done as soon as a thread is free. When the job is dropped the work is still done; what it returns is
     /// then dropped where it was done.
     pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
+        self.spawn_then(work, || {})
+    }
+
+    /// The same, and after that something more, which nobody waits for.
+    fn spawn_then<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Job<T> {
         let (sender, receiver) = oneshot::channel();
         let token = self.tracker.token();
         let work = Box::new(move || {
             let done = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Unfinished);
             // Who does not wait any more leaves the result to be dropped here.
             drop(sender.send(done));
+            // Nobody is there to be told.
+            let _ = catch_unwind(AssertUnwindSafe(then));
             drop(token);
         });
         let mut state = self.open.0.state();
@@ -156,14 +167,24 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Has the work done now. It keeps the place until it is done, even when nobody waits for it any more.
-    pub(crate) fn spawn<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Job<T> {
-        let done = Arc::clone(&self.lane.done);
-        self.lane.spawn(move || {
-            let _permit = self.permit;
-            let _done = Done(done);
+    /// Has the work done now, and then something more, which nobody waits for. It keeps the place until both are done, even
+    /// when nobody waits for the first any more.
+    pub(crate) fn spawn<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Job<T> {
+        let done = Done(Arc::clone(&self.lane.done));
+        let permit = self.permit;
+        let work = move || {
+            let _done = done;
             work()
-        })
+        };
+        let then = move || {
+            let _permit = permit;
+            then();
+        };
+        self.lane.spawn_then(work, then)
     }
 }
 

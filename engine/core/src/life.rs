@@ -198,8 +198,10 @@ async fn start(
             ),
         });
     };
-    let (starter, masking) = (core.starter.clone(), masking.clone());
-    match timeout(START_TIMEOUT, place.spawn(move || starter.start(id, call, masking))).await {
+    let (starter, masking, launcher) =
+        (core.starter.clone(), masking.clone(), Arc::clone(&core.starter.launcher));
+    let started = place.spawn(move || starter.start(id, call, masking), move || launcher.prepare());
+    match timeout(START_TIMEOUT, started).await {
         Ok(Ok(started)) => started,
         Ok(Err(_)) => {
             Err(ErrorKind::Lost { reason: "preparing the call panicked; nothing was started".into() })

@@ -14,8 +14,8 @@ use tool_sandbox::{LauncherVitals, ProcessVitals, ZygoteVitals, own_prefix};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Vitals {
-    /// Open descriptors of this process. Those of cgroups that wait for their next call are not counted: there are as many
-    /// as there were calls at once, up to a bound.
+    /// Open descriptors of this process. Those of cgroups and of a sandbox that wait for their next call are not counted: there
+    /// are as many as there were calls at once, up to a bound.
     pub fds: Option<u64>,
     /// Threads of this process.
     pub threads: Option<u64>,

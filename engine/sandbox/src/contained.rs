@@ -3,7 +3,9 @@
 //! The zygote makes the sandboxes (see the crate `tool-zygote`); in here is who tells it what to make: which paths are
 //! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
 
+mod ahead;
 mod doctor;
+mod handover;
 mod hints;
 mod installed;
 mod kernel;
@@ -24,10 +26,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -39,26 +38,27 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Gid, Uid, geteuid},
 };
-use tool_zygote::protocol::{Bytes, Head, MAX_MESSAGE, Wire};
+use tool_zygote::protocol::{Bytes, Launch};
 
 pub use self::doctor::{
     CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
 };
 pub(crate) use self::view::PROTECTED;
 use self::{
+    handover::Handover,
     mounts::Mounts,
     names::Written,
-    nascent::{Nascent, Parts, Unborn},
+    nascent::{Parts, Unborn},
     offer::Offer,
     parting::Parting,
     process::Contained,
     shown::Shown,
-    terms::{describe, limits, not_held},
+    terms::{describe, limits, not_held, want},
     view::View,
     zygote::{NoZygote, Source, Zygote},
 };
 use crate::{
-    cgroup::Cgroup,
+    cgroup::Cgroups,
     launch::{LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Stdin},
     level::{Enforced, Level, Proc},
     policy::{Network, Policy, ResourceLimits},
@@ -213,6 +213,15 @@ impl Launcher for Sandbox {
         self.0.launch(spec, level >= Level::NoCgroup)
     }
 
+    fn prepare(&self) {
+        // In here, so that no zygote is held on to elsewhere while it is closed.
+        let state = self.0.state();
+        let Some(offer) = &state.offer else { return };
+        for zygote in state.zygotes.values() {
+            zygote.make_ahead(|limits| offer.cgroup(limits).ok());
+        }
+    }
+
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept {
         residue::scan(targets, bound)
     }
@@ -232,8 +241,9 @@ impl Launcher for Sandbox {
         let zygotes: Vec<_> = {
             let state = self.0.state();
             if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
-                vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
-                vitals.pooled_cgroups = cgroups.pooled() as u64;
+                let ready = state.zygotes.values().filter(|zygote| zygote.holds_cgroup()).count();
+                vitals.cgroups = (cgroups.taken().saturating_sub(ready) + cgroups.quarantined()) as u64;
+                vitals.pooled_cgroups = (cgroups.pooled() + ready) as u64;
             }
             // Only their ids leave: whoever holds the last of a zygote sees to its end.
             state.zygotes.values().filter_map(|zygote| zygote.pid()).collect()
@@ -319,67 +329,40 @@ impl Inner {
                 (read, Some(write))
             }
         };
-        let (control, theirs) = socket::pair().map_err(out_of_files)?;
 
-        let mut cgroup = match &offer.cgroups {
-            Some(cgroups) => {
-                // What could not be removed when its execution ended.
-                cgroups.tidy_some();
-                let mut limits = spec.resources.clone();
-                limits.pids.get_or_insert(PIDS);
-                Some(cgroups.take(&limits).map_err(|error| {
-                    let subject = format!("the cgroup: {} {}", error.action, error.path.display());
-                    LaunchError {
-                        hint: error.hint,
-                        ..LaunchError::new(LaunchStep::Sandbox, subject, error.source)
-                    }
-                })?)
-            }
-            None => None,
-        };
-
-        let (rlimits, pid_max, per_process) = limits(&spec.resources, &offer, namespaced, cgroup.is_some());
-        let launch = describe(&spec, &view, mounts.mounts, rlimits, namespaced, &program);
-        // What lies in there is memory.
-        let tmp_size = spec.resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
-        let tmp = (spec.resources.tmp_size.unwrap_or(tmp_size), spec.resources.tmp_files.unwrap_or(TMP.1));
+        let in_cgroup = offer.cgroups.is_some();
+        let (rlimits, pid_max, per_process) = limits(&spec.resources, &offer, namespaced, in_cgroup);
+        let launch =
+            Launch { pid_max, ..describe(&spec, &view, mounts.mounts, rlimits, namespaced, &program) };
         let bounds_pids = pid_max > 0;
         let host_network = spec.policy.network == Some(Network::Host);
-        let joins: Vec<BorrowedFd<'_>> = cgroup.iter().flat_map(Cgroup::join).collect();
-        let mut head = Head {
-            host_network,
-            points: mounts.points,
-            tmp,
-            pid_max,
-            joins: joins.len() as u32,
-            mounts: mounts.passed.len() as u32,
-            apart: false,
+        let want = want(&spec.resources, host_network, mounts.points);
+        let handover = Handover::new(&launch, [child_stdin, child_stdout, child_stderr], mounts.passed)
+            .map_err(|e| LaunchError::new(LaunchStep::Pipe, &name, e))?;
+        let lost = |errno: Errno| match errno {
+            Errno::MFILE | Errno::NFILE => out_of_files(errno),
+            _ => died(errno.into()),
         };
-        let body = launch.to_bytes();
-        let mut fds = vec![theirs.as_fd(), child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
-        fds.extend(joins);
-        fds.extend(mounts.passed.iter().map(AsFd::as_fd));
-        let mut apart = None;
-        if body.len() + head.to_bytes().len() > MAX_MESSAGE {
-            head.apart = true;
-            apart = Some(memory_file(&body).map_err(|e| LaunchError::new(LaunchStep::Pipe, &name, e))?);
-        }
-        fds.extend(apart.iter().map(AsFd::as_fd));
-        let mut message = head.to_bytes();
-        if apart.is_none() {
-            message.extend(body);
-        }
-        zygote.launch(&message, &fds).map_err(|errno| died(errno.into()))?;
-        drop(fds);
+        // What could not be removed when its execution ended.
+        offer.cgroups.iter().for_each(Cgroups::tidy_some);
+        let ready = zygote.ready(&want).filter(|ready| handover.give(&ready.nascent).is_ok());
+        let (nascent, cgroup) = match ready {
+            Some(ready) => ready.into_parts(),
+            None => {
+                let cgroup = offer.cgroup(&want.limits)?;
+                let nascent = zygote.make(&want.kind, cgroup.as_ref(), true).map_err(lost)?;
+                handover.give(&nascent).map_err(lost)?;
+                (nascent, cgroup)
+            }
+        };
+        // In this order: on the way out, whoever is in the cgroup is dead before it is given back.
+        let mut cgroup = cgroup;
+        let mut nascent = nascent;
         // What stays open here would never come to its end there.
-        drop((theirs, child_stdin, child_stdout, child_stderr, mounts.passed, apart));
-
-        // After the cgroup: whoever is in it is dead before it is given back.
-        let mut nascent = Nascent::new(control, namespaced);
+        drop(handover);
         nascent.wait().map_err(|unborn| match unborn {
             Unborn::Failed(failure) => offer::launch_error(&failure, &program),
-            Unborn::Lost(errno @ (Errno::MFILE | Errno::NFILE)) => out_of_files(errno),
-            Unborn::Lost(errno) => died(errno.into()),
+            Unborn::Lost(errno) => lost(errno),
         })?;
         if let Some(cgroup) = &mut cgroup {
             cgroup.joined();
@@ -402,7 +385,7 @@ impl Inner {
                 (false, _) => Proc::Host,
             },
             per_process,
-            not_held: not_held(&spec, namespaced, cgroup.is_some(), bounds_pids),
+            not_held: not_held(&spec, namespaced, in_cgroup, bounds_pids),
         };
         let Some(Parts { control, first: Some(first), mounts, pid }) = nascent.hand_over() else {
             return Err(died(Errno::PROTO.into()));

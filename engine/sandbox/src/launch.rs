@@ -103,6 +103,9 @@ pub trait Launcher: Send + Sync + Debug {
     /// Starts a process. When this returns an error, nothing was left behind.
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
 
+    /// Makes ahead what the next launch will probably need. Called after a launch, once that has been told. Does not wait.
+    fn prepare(&self) {}
+
     /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within
     /// `bound` (what was not looked at by then is missing from the answer, which says so).
     fn stragglers(&self, targets: &[ScanTarget], bound: Duration) -> Swept;

@@ -2,17 +2,24 @@
 //!
 //! Everything is looked up anew and nothing is waited for. What a machine does not tell is `None`, never 0.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// What this process holds at one moment: numbers, and what stands behind them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessVitals {
-    /// Open descriptors, from their number to what they are; those in [`cgroup_fds`](Self::cgroup_fds) aside.
+    /// Open descriptors, from their number to what they are; those in [`pooled_fds`](Self::pooled_fds) aside.
     pub fds: Option<BTreeMap<u32, String>>,
-    /// Open descriptors of cgroups that launchers of this process made. They are pooled: there are as many as there were
-    /// calls at once, up to a bound, and that there are more than before is no sign of a leak.
-    pub cgroup_fds: u64,
+    /// Open descriptors of cgroups that launchers of this process made, and of sandboxes that they made ahead of a call. They are
+    /// pooled: there are as many as there were calls at once, up to a bound, and that there are more than before is no sign
+    /// of a leak.
+    pub pooled_fds: u64,
     /// Threads, from their id to their name.
     pub threads: Option<BTreeMap<u32, String>>,
     /// Children that nobody has reaped, from their process id to their name and state (`sh (S)`; `Z` has exited). `None`
@@ -27,13 +34,14 @@ impl ProcessVitals {
     pub fn own() -> Self {
         let mut fds =
             numbered("/proc/self/fd", |path| Some(fs::read_link(path).ok()?.to_string_lossy().into_owned()));
-        let mut cgroup_fds = 0;
+        let mut pooled_fds = 0;
         if let Some(fds) = &mut fds {
             let id = std::process::id();
             let (pooled, reader) = (format!("/run-tool.{id}."), format!("/proc/{id}/fd"));
-            fds.retain(|_, target| {
-                let is_pooled = target.contains(&pooled);
-                cgroup_fds += u64::from(is_pooled);
+            let waiting = waiting();
+            fds.retain(|fd, target| {
+                let is_pooled = target.contains(&pooled) || waiting.contains(fd);
+                pooled_fds += u64::from(is_pooled);
                 // The one that reads this very folder is not to be seen any more.
                 !is_pooled && *target != reader
             });
@@ -41,11 +49,36 @@ impl ProcessVitals {
         let name = |path: &Path| Some(fs::read_to_string(path.join("comm")).ok()?.trim_end().to_owned());
         Self {
             fds,
-            cgroup_fds,
+            pooled_fds,
             threads: numbered("/proc/self/task", name),
             children: children("self").map(|pids| pids.into_iter().map(|pid| (pid, shown(pid))).collect()),
             rss: rss("self"),
         }
+    }
+}
+
+/// Descriptors that wait for their next call, and cannot be told from others by what they are.
+static WAITING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn waiting() -> MutexGuard<'static, BTreeSet<u32>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A descriptor that waits for its next call, until this is dropped: before the descriptor is used, or closed.
+#[derive(Debug)]
+pub(crate) struct Waiting(u32);
+
+impl Waiting {
+    pub(crate) fn new(fd: impl AsFd) -> Self {
+        let fd = fd.as_fd().as_raw_fd().unsigned_abs();
+        waiting().insert(fd);
+        Self(fd)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        waiting().remove(&self.0);
     }
 }
 

@@ -1,8 +1,9 @@
 //! The program that forks the sandboxes of tool calls. It is started by an engine, which speaks to it over the socket
 //! that is its standard input; it is of no use to anybody else.
 //!
-//! Three lives in one program, each in a file of its own: the `keeper`, which the engine starts; the `zygote`, its
-//! child, which goes into namespaces of its own; and the first process of each `sandbox`, a child of the zygote.
+//! Four lives in one program, each in a file of its own: the `keeper`, which the engine starts; the `zygote`, its child, which
+//! goes into namespaces of its own; the first process of each `sandbox`, a child of the zygote; and the `birth` of the program
+//! in there.
 
 #![allow(
     unreachable_pub,
@@ -12,6 +13,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
+mod birth;
 mod inmates;
 mod keeper;
 mod landlock;

@@ -1,18 +1,17 @@
-//! The first process of a sandbox: builds it, starts the program in it, watches over it, and is its end. When it dies,
-//! the kernel kills all others in its process id namespace; when they are all dead, it ends.
+//! The first process of a sandbox: builds it, makes the program's own process in it, watches over that, and is its end. When
+//! it dies, the kernel kills all others in its process id namespace; when they are all dead, it ends.
 
 use std::{
-    ffi::CString,
     fs,
-    io::{Read, Seek},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use crate::{
+    birth::{self, Birth, Stillborn},
     inmates::{everybody, living, terminate},
     landlock::Landlock,
-    protocol::{Bytes, Event, Launch, Order, Step, What, Wire},
-    step::{At, Steps, failure},
+    protocol::{Bytes, Event, Order, Step, Wire},
+    step::{At, Steps},
     sys::{self, Errno},
     view,
 };
@@ -24,23 +23,10 @@ pub(crate) struct Seed {
     pub(crate) landlock: Landlock,
     /// A pidfd of the zygote, to find out that it died before we asked to be told.
     pub(crate) zygote: OwnedFd,
-    pub(crate) work: Work,
-}
-
-/// What to run.
-pub(crate) enum Work {
-    Now(Task),
-    /// It comes over this socket, once it is known; this sandbox was made ahead.
-    Later(OwnedFd),
-}
-
-/// One launch.
-pub(crate) struct Task {
-    pub(crate) launch: Vec<u8>,
+    /// Over this the engine says what to run, and what becomes of it.
     pub(crate) control: OwnedFd,
-    pub(crate) stdio: [OwnedFd; 3],
+    /// To join cgroups by.
     pub(crate) joins: Vec<OwnedFd>,
-    pub(crate) mounts: Vec<OwnedFd>,
 }
 
 pub(crate) struct Namespaces {
@@ -50,8 +36,6 @@ pub(crate) struct Namespaces {
     pub(crate) network: Network,
     /// Bytes and files in `/tmp`, and in `/dev/shm`.
     pub(crate) tmp: (u64, u64),
-    /// A bound on process ids; 0: none.
-    pub(crate) pid_max: u32,
 }
 
 pub(crate) enum Network {
@@ -75,45 +59,23 @@ pub(crate) fn live(seed: Seed) -> ! {
     if sys::die_with_parent().is_err() || sys::poll([Some(seed.zygote.as_fd())], Some(0)) == [true] {
         sys::exit(1);
     }
-    let Seed { namespaces, landlock, work, .. } = seed;
+    let Seed { namespaces, landlock, control, joins, .. } = seed;
     let namespaced = namespaces.is_some();
-    let made = make(namespaces, landlock);
-    let task = match work {
-        Work::Now(task) => task,
-        Work::Later(socket) => {
-            if made.is_err() {
-                // Nobody is to wait for us: who comes from now on finds us gone, and makes another. One launch may have
-                // come already, and is told.
-                sys::refuse(&socket);
-            }
-            match sys::receive(&socket, true) {
-                Ok(Some((message, fds))) => match Task::read(&message, fds) {
-                    Some(task) => task,
-                    None => sys::exit(1),
-                },
-                // The zygote has no use for it any more, or it was of none.
-                Ok(None) | Err(_) => sys::exit(0),
-            }
-        }
+    let failed = match make(namespaces, landlock).and_then(|made| start(made, &control, &joins)) {
+        Ok(Some(watch)) => oversee(&control, &watch, namespaced),
+        // The engine has no use for this sandbox any more.
+        Ok(None) => sys::exit(0),
+        Err(failure) => Event::Failed { failure },
     };
-    let control = match task.control.try_clone() {
-        Ok(control) => control,
-        Err(_) => sys::exit(1),
-    };
-    match made.and_then(|made| start(task, made, landlock)) {
-        Ok(watch) => oversee(&control, &watch, namespaced),
-        Err(failure) => {
-            // The engine may be gone.
-            let _ = sys::send(&control, &Event::Failed { failure }.to_bytes(), &[]);
-            sys::exit(1)
-        }
-    }
+    // The engine may be gone.
+    let _ = sys::send(&control, &failed.to_bytes(), &[]);
+    sys::exit(1)
 }
 
 impl Seed {
     /// All that are in here.
     fn descriptors(&self) -> Vec<i32> {
-        let mut all = vec![&self.zygote];
+        let mut all: Vec<_> = [&self.zygote, &self.control].into_iter().chain(&self.joins).collect();
         if let Some(Namespaces { template, host, network, .. }) = &self.namespaces {
             all.extend([template, host]);
             match network {
@@ -122,37 +84,8 @@ impl Seed {
                 Network::New { pool, .. } => all.push(pool),
             }
         }
-        match &self.work {
-            Work::Now(Task { control, stdio, joins, mounts, launch: _ }) => {
-                all.push(control);
-                all.extend(stdio.iter().chain(joins).chain(mounts));
-            }
-            Work::Later(socket) => all.push(socket),
-        }
         all.into_iter().map(AsRawFd::as_raw_fd).collect()
     }
-}
-
-impl Task {
-    /// From a message that the zygote passes on: how many of the descriptors are to join cgroups by, and the launch.
-    pub(crate) fn read(mut message: &[u8], fds: Vec<OwnedFd>) -> Option<Self> {
-        let joins = u32::read(&mut message)?;
-        let apart = bool::read(&mut message)?;
-        let mut fds = fds.into_iter();
-        let control = fds.next()?;
-        let stdio = [fds.next()?, fds.next()?, fds.next()?];
-        let joins = (0..joins).map(|_| fds.next()).collect::<Option<Vec<_>>>()?;
-        let mut mounts: Vec<_> = fds.collect();
-        let launch = if apart { read_all(mounts.pop()?)? } else { message.to_vec() };
-        Some(Self { launch, control, stdio, joins, mounts })
-    }
-}
-
-fn read_all(file: OwnedFd) -> Option<Vec<u8>> {
-    let (mut file, mut bytes) = (fs::File::from(file), Vec::new());
-    file.rewind().ok()?;
-    file.read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// What is needed to watch over the program.
@@ -161,93 +94,39 @@ struct Watch {
     program: i32,
 }
 
-/// What the program's own process needs between its making and exec. It shares our memory and must not change it, but for
-/// the failure.
-struct Birth<'a> {
-    program: CString,
-    args: sys::Strings,
-    env: sys::Strings,
-    workdir: CString,
-    stdio: &'a [OwnedFd; 3],
-    control: &'a OwnedFd,
-    born: Vec<u8>,
-    /// Sent with that.
-    proof: &'a [BorrowedFd<'a>],
-    joins: &'a [OwnedFd],
-    rlimits: &'a [(u32, (u64, u64))],
-    ruleset: Option<OwnedFd>,
-    more_filter: Option<Vec<sys::Instruction>>,
-    namespaced: bool,
-    parent: i32,
-    failed: Option<(Step, Errno)>,
-}
-
-fn start(task: Task, made: Sandbox, landlock: Landlock) -> Steps<Watch> {
-    let launch = Launch::from_bytes(&task.launch).ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))?;
-    let Task { control, stdio, joins, mounts, .. } = task;
-    let Sandbox { entered, ruleset, signals, pidfd } = made;
-    let namespaced = entered.is_some();
-    if let Some(entered) = &entered {
-        show(&launch, entered, mounts)?;
-    }
-    let ruleset = match ruleset {
-        None if landlock.is_usable() => Some(landlock.ruleset(launch.no_network)?),
-        ruleset => ruleset,
-    };
-    if let Some(ruleset) = &ruleset {
-        landlock.allow(ruleset, &launch.readable, &launch.writable, namespaced)?;
-    }
-    let words =
-        |words: &[Bytes]| sys::Strings::new(words.iter().map(|word| &word.0[..])).at(Step::Message, b"");
-    let proof = [Some(&pidfd), entered.as_ref().map(|entered| &entered.own)];
-    let proof: Vec<_> = proof.into_iter().flatten().map(|fd| fd.as_fd()).collect();
-    let mut birth = Birth {
-        program: sys::cstring(&launch.program.0).at(Step::Exec, &launch.program.0)?,
-        args: words(&launch.args)?,
-        env: words(&launch.env)?,
-        workdir: sys::cstring(&launch.workdir.0).at(Step::Workdir, &launch.workdir.0)?,
-        stdio: &stdio,
-        control: &control,
-        born: Event::Born.to_bytes(),
-        proof: &proof,
-        joins: &joins,
-        rlimits: &launch.rlimits,
-        ruleset,
-        more_filter: (!namespaced).then(|| crate::seccomp::in_place_filter(launch.no_network)),
-        namespaced,
-        parent: sys::getpid(),
-        failed: None,
-    };
-    let program = sys::vfork(&mut birth, be_born).at(Step::Fork, b"")?;
-    if let Some((step, errno)) = birth.failed {
-        let subject = match step {
-            Step::Exec => &launch.program.0[..],
-            Step::Workdir => &launch.workdir.0[..],
-            _ => b"",
-        };
-        // It is dead, or about to be; nobody else is here.
-        let _ = sys::wait(program);
-        return Err(failure(step, subject, errno));
-    }
-    sys::send(&control, &Event::Started.to_bytes(), &[]).at(Step::Watch, b"")?;
-    // Our copies of the program's pipes and all else go with the task, or the engine would never see their end.
-    Ok(Watch { signals, program })
-}
-
 /// A sandbox without a call: all that can be made before its call is known.
-struct Sandbox {
+pub(crate) struct Sandbox {
     /// With namespaces.
-    entered: Option<Entered>,
+    pub(crate) entered: Option<Entered>,
+    pub(crate) landlock: Landlock,
     /// With namespaces: what every call may touch.
-    ruleset: Option<OwnedFd>,
+    pub(crate) ruleset: Option<OwnedFd>,
     signals: OwnedFd,
     /// Ourselves.
-    pidfd: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
 }
 
-struct Entered {
-    host: OwnedFd,
-    own: OwnedFd,
+/// Mount namespaces.
+pub(crate) struct Entered {
+    pub(crate) host: OwnedFd,
+    pub(crate) own: OwnedFd,
+}
+
+/// Makes the program's own process, which waits for its call, and stands still until it has become the program. `None`: there
+/// will be no call.
+fn start(made: Sandbox, control: &OwnedFd, joins: &[OwnedFd]) -> Steps<Option<Watch>> {
+    let mut birth = Birth::new(&made, control, joins);
+    let program = sys::vfork(&mut birth, birth::be_born).at(Step::Fork, b"")?;
+    if let Some(stillborn) = birth.into_stillborn() {
+        // It is dead, or about to be; nobody else is here.
+        let _ = sys::wait(program);
+        return match stillborn {
+            Stillborn::Unused => Ok(None),
+            Stillborn::Failed(failure) => Err(failure),
+        };
+    }
+    sys::send(control, &Event::Started.to_bytes(), &[]).at(Step::Watch, b"")?;
+    Ok(Some(Watch { signals: made.signals, program }))
 }
 
 /// What every call may write to, in a view of its own. What is mounted over one of them has to be allowed again: a rule holds
@@ -275,12 +154,12 @@ fn make(namespaces: Option<Namespaces>, landlock: Landlock) -> Steps<Sandbox> {
         }
     };
     sys::set_dumpable(false).at(Step::Watch, b"")?;
-    Ok(Sandbox { entered, ruleset, signals, pidfd })
+    Ok(Sandbox { entered, landlock, ruleset, signals, pidfd })
 }
 
 /// Goes into namespaces of its own, and makes what does not depend on the call.
 fn enter(namespaces: Namespaces) -> Steps<Entered> {
-    let Namespaces { template, host, network, tmp: (size, inodes), pid_max } = namespaces;
+    let Namespaces { template, host, network, tmp: (size, inodes) } = namespaces;
     // The kernel only gives a /proc to who can see another.
     let proc = view::proc().at(Step::Proc, b"/proc");
     match network {
@@ -297,33 +176,8 @@ fn enter(namespaces: Namespaces) -> Steps<Entered> {
     if let Ok(proc) = proc {
         view::attach(Some(proc), &Bytes(b"/proc".to_vec()))?;
     }
-    if pid_max > 0 {
-        fs::write("/proc/sys/kernel/pid_max", pid_max.to_string()).at(Step::PidMax, b"")?;
-    }
     let own = fs::File::open("/proc/self/ns/mnt").at(Step::Proc, b"/proc/self/ns/mnt")?;
     Ok(Entered { host, own: own.into() })
-}
-
-/// Shows what the call names.
-fn show(launch: &Launch, entered: &Entered, passed: Vec<OwnedFd>) -> Steps<()> {
-    let mut passed = passed.into_iter();
-    let by_path = launch.mounts.iter().any(|mount| matches!(mount.what, What::Path { .. }));
-    if by_path {
-        // Paths are the host's.
-        sys::setns(&entered.host, sys::CLONE_NEWNS).at(Step::Enter, b"the host's mounts")?;
-    }
-    let mut mounts = Vec::with_capacity(launch.mounts.len());
-    for mount in &launch.mounts {
-        mounts.push((view::prepare(&mount.target, &mount.what, &mut passed)?, mount));
-    }
-    if by_path {
-        sys::setns(&entered.own, sys::CLONE_NEWNS).at(Step::Enter, b"")?;
-    }
-    for (prepared, mount) in mounts {
-        view::make_place(mount)?;
-        view::attach(prepared, &mount.target)?;
-    }
-    Ok(())
 }
 
 /// A network namespace with nothing but loopback in it.
@@ -338,57 +192,6 @@ pub(crate) fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
         let _ = sys::send(pool, &number.to_bytes(), &[namespace.as_fd()]);
     }
     Ok(())
-}
-
-/// From a copy of ourselves to the program. Runs in our memory while we stand still.
-fn be_born(birth: &mut Birth<'_>) -> i32 {
-    let Err(failed) = transform(birth);
-    birth.failed = Some(failed);
-    127
-}
-
-fn transform(birth: &Birth<'_>) -> Result<std::convert::Infallible, (Step, Errno)> {
-    let step = |step: Step| move |errno| (step.clone(), errno);
-    sys::setsid().map_err(step(Step::Exec))?;
-    // Before anything of the tool's can run, and before its limits hold: one of them is how much may be on its way.
-    sys::send(birth.control, &birth.born, birth.proof).map_err(step(Step::Watch))?;
-    if !birth.namespaced {
-        // Nobody else kills it when the first process is killed.
-        sys::die_with_parent().map_err(step(Step::Watch))?;
-        // It may have died before this line.
-        if sys::getppid() != birth.parent {
-            return Err((Step::Watch, Errno::CHILD));
-        }
-    }
-    for join in birth.joins {
-        // Into the cgroup: `0` is whoever writes.
-        sys::write(join, b"0").map_err(step(Step::Cgroup))?;
-    }
-    if birth.namespaced {
-        // So that /proc/self/cgroup does not tell where on the host it is.
-        sys::unshare(sys::CLONE_NEWCGROUP).map_err(step(Step::Cgroup))?;
-    }
-    for (number, fd) in birth.stdio.iter().enumerate() {
-        sys::dup_to(fd, number as i32).map_err(step(Step::Exec))?;
-    }
-    // Before the fence and the privileges: it may be a folder that only its owner can enter.
-    sys::chdir(&birth.workdir).map_err(step(Step::Workdir))?;
-    // From here on nothing is opened: the numbers of our own descriptors may be beyond what the program may have.
-    for (resource, (soft, hard)) in birth.rlimits {
-        sys::set_limit(*resource, *soft, *hard).map_err(step(Step::Limit))?;
-    }
-    sys::drop_capabilities().map_err(step(Step::Capabilities))?;
-    sys::no_new_privileges().map_err(step(Step::Capabilities))?;
-    if let Some(ruleset) = &birth.ruleset {
-        sys::landlock_restrict(ruleset).map_err(step(Step::Landlock))?;
-    }
-    if let Some(filter) = &birth.more_filter {
-        sys::install_filter(filter).map_err(step(Step::Seccomp))?;
-    }
-    // Everything else is closed on exec; this is in case something was not.
-    sys::close_on_exec_from(3).map_err(step(Step::Exec))?;
-    sys::block_signals(false).map_err(step(Step::Exec))?;
-    Err((Step::Exec, sys::execve(&birth.program, &birth.args, &birth.env)))
 }
 
 /// Reaps whatever dies, passes on what the engine asks for, and ends when nobody is left, or nobody asks any more.

@@ -1,4 +1,4 @@
-//! The zygote: one thread that waits for launches and forks the first process of each sandbox.
+//! The zygote: one thread that forks the first process of each sandbox.
 
 use std::{
     collections::HashMap,
@@ -8,12 +8,11 @@ use std::{
 
 use crate::{
     landlock::Landlock,
-    protocol::{Bytes, Entry, Event, Head, Hello, Init, Step, VERSION, Wire},
-    sandbox::{self, Namespaces, Network, Seed, Task, Work},
+    protocol::{Bytes, Entry, Event, Hello, Init, Kind, Step, VERSION, Wire},
+    sandbox::{self, Namespaces, Network, Seed},
     seccomp,
-    step::{At, Steps, failure},
-    sys::{self, Errno},
-    view,
+    step::{At, Steps},
+    sys, view,
 };
 
 /// How many views of different places are kept. One that is used again is not made again (0.4 ms).
@@ -34,26 +33,8 @@ pub(crate) struct Zygote {
     host: Option<Host>,
     /// The sandboxes' first processes, and the number of the network each of them uses.
     children: HashMap<i32, Option<Used>>,
-    launches: u64,
-    /// Of which kind the last launch was.
-    last: Option<Kind>,
-    ready: Option<Ready>,
-}
-
-/// What makes sandboxes alike, so that one can be made before its call is known.
-#[derive(Clone, PartialEq, Eq)]
-struct Kind {
-    points: Vec<(Bytes, bool)>,
-    host_network: bool,
-    tmp: (u64, u64),
-    pid_max: u32,
-}
-
-/// A sandbox that waits for its one call.
-struct Ready {
-    kind: Kind,
-    socket: OwnedFd,
-    pid: i32,
+    /// How many were made, networks made ahead among them.
+    made: u64,
 }
 
 struct Used {
@@ -78,20 +59,8 @@ pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init
             if sys::send(&socket, &hello.to_bytes(), &[own.as_fd()]).is_err() {
                 sys::exit(1);
             }
-            Zygote {
-                socket,
-                engine,
-                keeper,
-                signals,
-                own,
-                landlock,
-                host,
-                children: HashMap::new(),
-                launches: 0,
-                last: None,
-                ready: None,
-            }
-            .serve()
+            Zygote { socket, engine, keeper, signals, own, landlock, host, children: HashMap::new(), made: 0 }
+                .serve()
         }
         Err(failed) => {
             let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
@@ -216,7 +185,7 @@ impl Zygote {
             }
             if asked {
                 match sys::receive(&self.socket, false) {
-                    Ok(Some((message, fds))) => self.launch(&message, fds),
+                    Ok(Some((kind, fds))) => self.make(&kind, fds),
                     Ok(None) => sys::exit(0),
                     // A message that is too long for us cannot be answered: its sender's control socket went with it.
                     Err(_) => {}
@@ -228,8 +197,8 @@ impl Zygote {
     /// Makes a network namespace ahead. Without it, the first sandbox makes its own.
     fn make_network(&mut self) {
         let Some(host) = &self.host else { return };
-        self.launches += 1;
-        let number = self.launches;
+        self.made += 1;
+        let number = self.made;
         match sys::fork(0) {
             Ok(0) => {
                 // As for a sandbox: we end with the zygote.
@@ -246,7 +215,6 @@ impl Zygote {
 
     fn reap(&mut self) {
         while let Ok(Some((pid, _, _))) = sys::reap_any() {
-            self.ready.take_if(|ready| ready.pid == pid);
             if let Some(Some(used)) = self.children.remove(&pid)
                 && let Some(namespace) = used.namespace
                 && let Some(host) = &mut self.host
@@ -269,70 +237,19 @@ impl Zygote {
         }
     }
 
-    fn launch(&mut self, message: &[u8], fds: Vec<OwnedFd>) {
-        let mut rest = message;
-        let head = Head::read(&mut rest);
-        let (Some(head), Some(control)) = (head, fds.first()) else {
-            // Whoever sent this waits at a control socket, if there is one among the descriptors: it closes now.
-            return;
-        };
-        let mut note = Vec::with_capacity(rest.len() + 8);
-        head.joins.put(&mut note);
-        head.apart.put(&mut note);
-        note.extend_from_slice(rest);
-        let kind = Kind {
-            points: head.points,
-            host_network: head.host_network,
-            tmp: head.tmp,
-            pid_max: head.pid_max,
-        };
-        if self.pass_on(&kind, &note, &fds) {
-            // Before the next process is made, which would hold the pipes, too.
-            drop(fds);
-        } else {
-            let Ok(control) = control.try_clone() else { return };
-            let made = Task::read(&note, fds)
-                .ok_or_else(|| failure(Step::Message, b"", Errno::PROTO))
-                .and_then(|task| self.fork(&kind, Work::Now(task)));
-            if let Err(failed) = made {
-                // The engine may be gone.
-                let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
-            }
-        }
-        self.make_ready(kind);
-    }
-
-    /// Hands a launch to the sandbox that was made ahead, if there is one of this kind.
-    fn pass_on(&mut self, kind: &Kind, note: &[u8], fds: &[OwnedFd]) -> bool {
-        match self.ready.take() {
-            Some(ready) if ready.kind == *kind => {
-                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                // When it has died meanwhile, a new one is made.
-                sys::send(&ready.socket, note, &fds).is_ok()
-            }
-            // It ends when its socket is closed.
-            _ => false,
+    fn make(&mut self, kind: &[u8], mut fds: Vec<OwnedFd>) {
+        // Whoever sent what is no kind waits at a control socket, if there is one among the descriptors: it closes now.
+        let (Some(kind), false) = (Kind::from_bytes(kind), fds.is_empty()) else { return };
+        let control = fds.remove(0);
+        if let Err(failed) = self.fork(kind, &control, fds) {
+            // The engine may be gone.
+            let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
         }
     }
 
-    /// Makes a sandbox ahead, when two launches in a row were of one kind, so that the third will not have to wait for it.
-    fn make_ready(&mut self, kind: Kind) {
-        let is_again = self.last.as_ref() == Some(&kind);
-        // A launch that waits is better than one that may come.
-        if is_again && self.host.is_some() && sys::poll([Some(self.socket.as_fd())], Some(0)) == [false] {
-            // What goes wrong here goes wrong for the next launch, too, and is told then.
-            if let Ok((socket, theirs)) = sys::socket_pair()
-                && let Ok(pid) = self.fork(&kind, Work::Later(theirs))
-            {
-                self.ready = Some(Ready { kind: kind.clone(), socket, pid });
-            }
-        }
-        self.last = Some(kind);
-    }
-
-    fn fork(&mut self, kind: &Kind, work: Work) -> Steps<i32> {
-        self.launches += 1;
-        let number = self.launches;
+    fn fork(&mut self, kind: Kind, control: &OwnedFd, joins: Vec<OwnedFd>) -> Steps<()> {
+        self.made += 1;
+        let number = self.made;
         let mut used = None;
         let namespaces = match &mut self.host {
             Some(host) => {
@@ -348,17 +265,18 @@ impl Zygote {
                     Network::New { pool: host.pool.1.try_clone().at(Step::Network, b"")?, number }
                 };
                 let host = host.mounts.try_clone().at(Step::View, b"")?;
-                Some(Namespaces { template, host, network, tmp: kind.tmp, pid_max: kind.pid_max })
+                Some(Namespaces { template, host, network, tmp: kind.tmp })
             }
             None => None,
         };
         let zygote = self.own.try_clone().at(Step::Watch, b"")?;
+        let control = control.try_clone().at(Step::Watch, b"")?;
         let kinds = if namespaces.is_some() { sys::CLONE_NEWPID | sys::CLONE_NEWIPC } else { 0 };
         match sys::fork(kinds).at(Step::Fork, b"")? {
-            0 => sandbox::live(Seed { namespaces, landlock: self.landlock, zygote, work }),
+            0 => sandbox::live(Seed { namespaces, landlock: self.landlock, zygote, control, joins }),
             pid => {
                 self.children.insert(pid, used);
-                Ok(pid)
+                Ok(())
             }
         }
     }

@@ -5,7 +5,7 @@
 //! (a path given by the embedder) is refused in words. Numbers are little-endian, sequences begin with their length.
 
 /// The version of these messages.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The most bytes in one message. What is larger goes into a memory file whose descriptor is passed instead.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -250,30 +250,31 @@ kinds! {
 }
 
 message! {
-    /// Engine → zygote: the part of a launch that the zygote reads itself. After it in the same message, or in the memory
-    /// file whose descriptor is the last one beside it, comes a [`Launch`].
-    ///
-    /// Beside it: the control socket, stdin, stdout, stderr, the files to join cgroups by, the mounts.
-    Head {
+    /// Engine → zygote: make a sandbox of this kind. Beside it: its end of the control socket, over which it is told what to run,
+    /// and the files to join cgroups by.
+    Kind {
         /// Whether the tool shares the host's network.
         host_network: bool,
         /// Places at which something will be mounted, and whether it is a folder. Sorted.
         points: Vec<(Bytes, bool)>,
         /// Bytes and files in `/tmp`, and the same again in `/dev/shm`.
         tmp: (u64, u64),
-        /// A bound on process ids inside; 0: none.
-        pid_max: u32,
-        /// How many files to join cgroups by.
-        joins: u32,
-        /// How many mounts are handed over.
-        mounts: u32,
+    }
+}
+
+message! {
+    /// Engine → the program's own process. After it in the same message, or in the memory file whose descriptor is the last one
+    /// beside it, comes a [`Launch`].
+    ///
+    /// Beside it: stdin, stdout, stderr, the mounts.
+    Head {
         /// Whether the launch is in a memory file.
         apart: bool,
     }
 }
 
 message! {
-    /// Engine → the first process of a sandbox: what to show and what to run.
+    /// Engine → the program's own process: what to show and what to run.
     Launch {
         /// The program as the sandbox shows it.
         program: Bytes,
@@ -294,6 +295,8 @@ message! {
         readable: Vec<Bytes>,
         /// Whether TCP is refused, below level 3 all sockets that reach somebody.
         no_network: bool,
+        /// A bound on process ids inside; 0: none.
+        pid_max: u32,
     }
 }
 
@@ -342,7 +345,7 @@ kinds! {
 kinds! {
     /// First process of a sandbox → engine; but for the first of these.
     Event {
-        /// From the program's own process, before it becomes the program: the kernel says beside it which it is. With it: a
+        /// From the program's own process, before it knows what it is to run: the kernel says beside it which it is. With it: a
         /// pidfd of the first process, its mount namespace if it has its own. Who has not heard this has nothing to wait for.
         Born = 4,
         /// The program runs.
@@ -481,6 +484,7 @@ mod tests {
             writable: vec![],
             readable: vec![],
             no_network: true,
+            pid_max: 400,
         };
         assert_eq!(Launch::from_bytes(&launch.to_bytes()), Some(launch));
     }

@@ -16,9 +16,10 @@ use super::{
     zygote::{NoZygote, Starting, Zygote},
 };
 use crate::{
-    cgroup::{Cgroups, System},
+    cgroup::{Cgroup, Cgroups, System},
     launch::{LaunchError, LaunchStep, Missing},
     level::{Landlock, Level},
+    policy::ResourceLimits,
     procfs::own_prefix,
     program,
 };
@@ -127,6 +128,15 @@ impl Offer {
             (_, _, false, None) => Level::Basic,
         };
         Ok((offer, zygote))
+    }
+
+    /// A cgroup with these limits, if there are cgroups.
+    pub(super) fn cgroup(&self, limits: &ResourceLimits) -> Result<Option<Cgroup>, LaunchError> {
+        let Some(cgroups) = &self.cgroups else { return Ok(None) };
+        cgroups.take(limits).map(Some).map_err(|error| {
+            let subject = format!("the cgroup: {} {}", error.action, error.path.display());
+            LaunchError { hint: error.hint, ..LaunchError::new(LaunchStep::Sandbox, subject, error.source) }
+        })
     }
 
     /// What a zygote for this user is told.

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::socket;
+use super::{ahead::Ready, socket};
 
 /// How long they may take to end by themselves, and then to die. Either takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,18 +24,28 @@ pub(super) struct Parting {
     keeper_alive: OwnedFd,
     /// The same of the zygote, if it ever said who it is.
     zygote_alive: Option<OwnedFd>,
+    /// A sandbox that waited for its call.
+    ready: Option<Ready>,
     /// Until when they may end by themselves.
     until: Instant,
 }
 
 impl Parting {
     /// They have just been asked.
-    pub(super) fn new(keeper: Child, keeper_alive: OwnedFd, zygote_alive: Option<OwnedFd>) -> Self {
-        Self { keeper, keeper_alive, zygote_alive, until: Instant::now() + PATIENCE }
+    pub(super) fn new(
+        keeper: Child,
+        keeper_alive: OwnedFd,
+        zygote_alive: Option<OwnedFd>,
+        ready: Option<Ready>,
+    ) -> Self {
+        Self { keeper, keeper_alive, zygote_alive, ready, until: Instant::now() + PATIENCE }
     }
 
     /// Waits until both are dead, and reaps what is ours to reap. Blocks, at most for twice as long as they may take.
-    pub(super) fn wait(self) {
+    pub(super) fn wait(mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.end();
+        }
         if !socket::readable(&self.keeper_alive, Some(self.until)) {
             self.kill();
         }

@@ -139,7 +139,7 @@ impl Line {
 
     fn order(&self, order: Order) {
         // It may be dead; or be stopped, and so full of orders that one more makes no difference.
-        let _ = socket::send_now(&self.control, &order.to_bytes());
+        let _ = socket::send_now(&self.control, &order.to_bytes(), &[]);
     }
 
     /// Blocks until the deadline at most. Others may ask and kill meanwhile, and hear the answer for us.

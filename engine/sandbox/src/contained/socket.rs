@@ -30,8 +30,8 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
 }
 
 /// The same without waiting: EAGAIN, when the peer has not read earlier ones.
-pub(super) fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<(), Errno> {
-    send_with(socket, bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+pub(super) fn send_now(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    send_with(socket, bytes, fds, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
 fn send_with(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<(), Errno> {
@@ -73,7 +73,8 @@ pub(super) fn receive_now(socket: impl AsFd, size: usize) -> Result<Option<Messa
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = loop {
         match recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
-            Err(Errno::INTR) => {}
+            // It has not read all before it went; that is said once, and what it has sent can still be received.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             done => break done?,
         }
     };

@@ -7,10 +7,12 @@ use std::{
 };
 
 use rustix::process::getrlimit;
-use tool_zygote::protocol::{Bytes, Launch, Mount};
+use tool_zygote::protocol::{Bytes, Kind, Launch, Mount};
 
 use super::{
-    OPEN_FILES, PIDS, bytes,
+    OPEN_FILES, PIDS, TMP,
+    ahead::Want,
+    bytes,
     offer::Offer,
     system,
     view::{Mode, View},
@@ -63,7 +65,22 @@ pub(super) fn describe(
         writable,
         readable,
         no_network: spec.policy.network != Some(Network::Host),
+        pid_max: 0,
     }
+}
+
+/// What has to be known to make the sandbox. `points` are where something will be mounted.
+pub(super) fn want(resources: &ResourceLimits, host_network: bool, points: Vec<(Bytes, bool)>) -> Want {
+    // What lies in there is memory.
+    let tmp_size = resources.memory.map_or(TMP.0, |memory| memory.min(TMP.0));
+    let tmp = (resources.tmp_size.unwrap_or(tmp_size), resources.tmp_files.unwrap_or(TMP.1));
+    let limits = ResourceLimits {
+        memory: resources.memory,
+        pids: Some(resources.pids.unwrap_or(PIDS)),
+        cpus: resources.cpus,
+        ..ResourceLimits::default()
+    };
+    Want { kind: Kind { host_network, points, tmp }, limits }
 }
 
 /// Numbers of resources, and their soft and hard limits.

@@ -3,8 +3,9 @@
 use std::{
     fs::File,
     io::{self, Write},
+    iter,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
@@ -21,10 +22,16 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
-use tool_zygote::protocol::{Event, Failure, Hello, Init, Request, Step, VERSION, Wire};
+use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire};
 
-use super::{bytes, memory_file, parting::Parting, socket};
-use crate::vitals;
+use super::{
+    ahead::{Ahead, Ready, Want},
+    bytes, memory_file,
+    nascent::Nascent,
+    parting::Parting,
+    socket,
+};
+use crate::{cgroup::Cgroup, policy::ResourceLimits, vitals};
 
 /// How long its start may take. It takes 2 ms; a loaded machine may take a thousand times that.
 const START: Duration = Duration::from_secs(10);
@@ -54,6 +61,8 @@ pub(super) struct Zygote {
     hello: Hello,
     /// Readable when it has died.
     alive: Option<OwnedFd>,
+    namespaced: bool,
+    ahead: Ahead,
 }
 
 /// Why there is no zygote.
@@ -106,6 +115,8 @@ impl Starting {
                 pid_max: false,
             },
             alive: None,
+            namespaced: false,
+            ahead: Ahead::default(),
         };
         Ok(Self { zygote, theirs })
     }
@@ -136,6 +147,7 @@ impl Zygote {
             .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
         let text = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
         self.told = AtomicUsize::new(init.watched.len());
+        self.namespaced = init.namespaces;
         let fds = [engine.as_fd(), theirs.as_fd(), text.as_fd()];
         let sent = socket::send(&*self.keeper_socket(), &VERSION.to_bytes(), &fds);
         // Its only copy is now the zygote's, so that we see when it is gone.
@@ -161,9 +173,42 @@ impl Zygote {
         &self.hello
     }
 
-    /// Hands over a launch. The answer comes over the control socket among the descriptors.
-    pub(super) fn launch(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        socket::send(&self.socket, message, fds)
+    /// A sandbox that waits for its call, made ahead.
+    pub(super) fn ready(&self, want: &Want) -> Option<Ready> {
+        let mut ready = self.ahead.take(want)?;
+        // One that could not be made, or was killed, is of no use; what is wrong, the next one tells.
+        ready.nascent.is_well().then_some(ready)
+    }
+
+    /// Makes the next sandbox, if it can be told what it will be for. Does not wait for it. Without namespaces there is nothing to
+    /// make.
+    pub(super) fn make_ahead(&self, cgroup: impl FnOnce(&ResourceLimits) -> Option<Option<Cgroup>>) {
+        if self.namespaced {
+            self.ahead.make(|want| {
+                let cgroup = cgroup(&want.limits)?;
+                // What goes wrong here goes wrong for the next launch, too, and is told then.
+                let nascent = self.make(&want.kind, cgroup.as_ref(), false).ok()?;
+                Some(Ready::new(nascent, cgroup))
+            });
+        }
+    }
+
+    /// Whether a cgroup is held by a sandbox that waits for its call.
+    pub(super) fn holds_cgroup(&self) -> bool {
+        self.ahead.has_cgroup()
+    }
+
+    /// Makes a sandbox. `waits`: while the zygote has not read earlier messages. How that went, the sandbox says.
+    pub(super) fn make(&self, kind: &Kind, cgroup: Option<&Cgroup>, waits: bool) -> Result<Nascent, Errno> {
+        let (control, theirs) = socket::pair()?;
+        let joins = cgroup.into_iter().flat_map(Cgroup::join);
+        let (message, fds) = (kind.to_bytes(), iter::once(theirs.as_fd()).chain(joins).collect::<Vec<_>>());
+        if waits {
+            socket::send(&self.socket, &message, &fds)?;
+        } else {
+            socket::send_now(&self.socket, &message, &fds)?;
+        }
+        Ok(Nascent::new(control, self.namespaced))
     }
 
     /// Whether it has died.
@@ -231,9 +276,9 @@ impl Zygote {
         let (keeper, keeper_alive) = self.keeper.take()?;
         // The zygote sees the end of its socket, and the keeper ends after it. One that has not read for so long that this
         // does not get through is killed.
-        let _ = socket::send_now(&*self.keeper_socket(), &Request::Farewell.to_bytes());
+        let _ = socket::send_now(&*self.keeper_socket(), &Request::Farewell.to_bytes(), &[]);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        Some(Parting::new(keeper, keeper_alive, self.alive.take()))
+        Some(Parting::new(keeper, keeper_alive, self.alive.take(), self.ahead.clear()))
     }
 }
 

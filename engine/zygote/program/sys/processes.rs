@@ -39,9 +39,10 @@ pub(crate) fn fork(namespaces: u64) -> Result<i32> {
     Ok(call!(new::CLONE3, &raw const args, size_of::<CloneArgs>())? as i32)
 }
 
-/// Runs `entry` in a child that shares our memory, while we stand still until it executes a program or exits (vfork(2)).
+/// Runs `entry` in a child that shares our memory, while we stand still until it executes a program or exits (vfork(2)). It has
+/// its own descriptors, credentials and namespaces.
 ///
-/// `entry` must not touch what we cannot stand to find changed; what it writes through its reference is there afterwards.
+/// What it writes through its reference is there afterwards; what it had allocated when it executed a program, for ever.
 pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     struct Start<'a, T> {
         work: &'a mut T,
@@ -58,7 +59,8 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     // SAFETY: the end of the allocation is as far as a pointer into it may go; the stack grows down from there.
     let top = unsafe { stack.as_mut_ptr().add(STACK / size_of::<u128>()) };
     // SAFETY: with CLONE_VFORK this thread does not go on before the child has left `begin` by exec or exit, so that stack
-    // and `start` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it.
+    // and `start` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it. This program has one thread,
+    // and of us two only one runs at a time: the child may use the allocator and what is thread-local as a call of ours would.
     let pid =
         unsafe { clone(begin::<T>, top.cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, (&raw mut start).cast()) };
     if pid == -1 { Err(Errno::last()) } else { Ok(pid) }

@@ -16,13 +16,6 @@ pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((owned(pair[0].into()), owned(pair[1].into())))
 }
 
-/// From now on nothing can be sent to this socket; what was sent before can still be received.
-pub(crate) fn refuse(socket: impl AsFd) {
-    const READING: c_long = 0;
-    // It can only fail on what is no connected socket.
-    let _ = call!(nr::SHUTDOWN, socket.as_fd().as_raw_fd(), READING);
-}
-
 pub(crate) fn bind(socket: impl AsFd, address: &[u8]) -> Result<()> {
     call!(nr::BIND, socket.as_fd().as_raw_fd(), address.as_ptr(), address.len()).map(drop)
 }
