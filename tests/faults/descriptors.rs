@@ -183,8 +183,9 @@ fn a_crowd_left_behind_uses_up_no_descriptors_and_dies() {
         let ((kind, report), ()) = tokio::join!(failed(run), others);
         drop(few);
         assert_eq!(kind.name(), "canceled");
-        // In a sandbox SIGTERM comes to those, too, who left the group.
-        let crowd = if support::level() == Level::None { CROWD } else { report.residue.len() };
-        assert!(report.residue.len() == crowd && report.residue.iter().all(|left| left.killed), "{report:?}");
+        // In a sandbox SIGTERM comes to those, too, who left the group; and of many the first are named.
+        let (named, crowd) = (report.residue.len(), support::level() == Level::None);
+        assert!(if crowd { named == CROWD } else { named <= 50 }, "{report:?}");
+        assert!(report.residue.iter().all(|left| left.killed), "{report:?}");
     });
 }

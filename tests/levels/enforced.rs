@@ -153,3 +153,20 @@ fn assert_agreement(
     assert_eq!(enforced.proc == Proc::Own, level >= Level::NoCgroup, "{level}");
     assert_eq!(enforced.not_held.is_empty(), contained, "{level}: {:?}", enforced.not_held);
 }
+
+/// A report says so when it does not name all.
+#[test]
+fn of_many_that_are_left_running_the_first_are_named() {
+    for level in [Level::NoCgroup, Level::Full] {
+        at(level, |engine| async move {
+            for (left, named) in [(3, 3), (50, 50), (51, 50), (120, 50)] {
+                // Whoever is forked is not `sleep` before it is `sleep`, but it is there.
+                let script = format!("for i in $(seq {left}); do sleep 1000 & done");
+                let report = succeeded(engine.start(Call::command(["sh", "-c", &script]))).await;
+                assert_eq!(report.residue.len(), named, "{level}: {report:?}");
+                assert_eq!(report.sweep_incomplete, left > 50, "{level}: {left}");
+                assert!(report.residue.iter().all(|left| left.killed), "{report:?}");
+            }
+        });
+    }
+}

@@ -229,10 +229,7 @@ pub(crate) fn verdict(end: &Result<Report, ExecutionError>, column: Column) {
             )?;
         }
         if report.sweep_incomplete {
-            writeln!(
-                out,
-                "run-tool: this machine is too busy to look for all that was left running; there may be more"
-            )?;
+            writeln!(out, "run-tool: there may have been more left running than could be named")?;
         }
         if report.pipe_held {
             writeln!(

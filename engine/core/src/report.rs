@@ -56,7 +56,8 @@ pub struct Report {
     pub enforced: Option<Enforced>,
     /// What still ran when the tool had ended, and was killed. Of all attempts.
     pub residue: Vec<Residue>,
-    /// Looking for what still ran took too long and was given up: there may be more than `residue` names.
+    /// There may be more than `residue` names: of a sandbox it names 50 at most, and looking for what still ran may have taken too
+    /// long and been given up. That they were killed does not depend on it.
     pub sweep_incomplete: bool,
     /// Somebody out of reach still held the tool's stdout or stderr when we stopped listening, so that there may have
     /// been more to come.

@@ -152,7 +152,7 @@ impl<'a> Running<'a> {
         let draining = Instant::now();
         tracing::debug!("draining");
         (report.residue, report.sweep_incomplete) = match self.gone.take() {
-            Some(gone) => (self.kill_contained(gone).await, false),
+            Some(gone) => self.kill_contained(gone).await,
             None => self.kill_and_drain(&cause).await,
         };
         report.residue.iter_mut().for_each(|left| self.masking.command(&mut left.command));

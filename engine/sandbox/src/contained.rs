@@ -424,8 +424,8 @@ impl Inner {
             return Ok(zygote);
         }
         let watched = self.watched().clone();
-        let zygote = Zygote::start(&self.settings.source(), &offer.init(user, &watched))
-            .map_err(NoZygote::into_launch_error)?;
+        let zygote =
+            offer.start(&self.settings.source(), user, &watched).map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
         self.state().zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)

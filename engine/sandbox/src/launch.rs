@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     level::{Enforced, Level},
     policy::{Policy, ResourceLimits},
-    residue::{Residue, ScanTarget, Swept},
+    residue::{Residents, ScanTarget, Swept},
     vitals::LauncherVitals,
 };
 
@@ -167,8 +167,8 @@ pub trait Process: Send + Sync + Debug {
 
     /// Work that finds out who is alive of a contained process besides its leader. It blocks until the sandbox's first
     /// process answers, but for the given time at most.
-    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
-        Box::new(|_| Vec::new())
+    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Residents + Send> {
+        Box::new(|_| Residents::none())
     }
 
     /// Work that finds out which of these paths are there on the host and were not shown to the process, though the policy

@@ -29,5 +29,5 @@ pub use level::{Enforced, Landlock, Level, Proc};
 pub use policy::{Network, Policy, ResourceLimits, Tmpfs};
 pub use process_group::ProcessGroups;
 pub use procfs::own_prefix;
-pub use residue::{EXECUTION_VARIABLE, Residue, ScanTarget, Straggler, Swept, scan};
+pub use residue::{EXECUTION_VARIABLE, Residents, Residue, ScanTarget, Straggler, Swept, scan};
 pub use vitals::{LauncherVitals, ProcessVitals, ZygoteVitals};

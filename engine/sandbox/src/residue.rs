@@ -116,6 +116,27 @@ pub struct Swept {
     pub complete: bool,
 }
 
+/// Who is alive of a contained process besides its leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Residents {
+    /// Those that are named.
+    pub named: Vec<Residue>,
+    /// Whether these are all. `false`: there are more, or nobody could say.
+    pub complete: bool,
+}
+
+impl Residents {
+    /// Nobody.
+    pub fn none() -> Self {
+        Self { named: Vec::new(), complete: true }
+    }
+
+    /// Nobody could say.
+    pub fn unknown() -> Self {
+        Self { named: Vec::new(), complete: false }
+    }
+}
+
 /// A process found by [`scan`]: nothing else can be hit when it is killed.
 #[derive(Debug)]
 pub struct Straggler {

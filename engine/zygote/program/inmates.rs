@@ -2,7 +2,10 @@
 
 use std::{fs, io::Read};
 
-use crate::{protocol::Bytes, sys};
+use crate::{
+    protocol::{Bytes, Event},
+    sys,
+};
 
 /// Asks the program and everything else in here to end.
 pub(crate) fn terminate(program: i32, namespaced: bool) {
@@ -87,19 +90,20 @@ fn visible() -> impl Iterator<Item = Inmate> {
     pids.filter(move |pid| *pid != own).filter_map(Inmate::of)
 }
 
-/// Who is alive besides us: process id, group (2 for the program's own), command line. At most so many that they fit into a
-/// message.
-pub(crate) fn living(program: i32, namespaced: bool) -> Vec<(i32, (i32, Bytes))> {
-    const MOST: usize = 100;
+/// Who is alive besides us and the program; of many the first, and that there are more. Whoever asks waits for it before he kills
+/// them.
+pub(crate) fn living(program: i32, namespaced: bool) -> Event {
+    /// As many as anybody reads.
+    const MOST: usize = 50;
+    let mut all: Box<dyn Iterator<Item = Inmate>> =
+        if namespaced { Box::new(visible()) } else { Box::new(everybody(namespaced).into_iter()) };
+    let mut left = all.by_ref().filter(|one| one.pid != program && !one.exiting);
     let describe = |one: Inmate| {
         let group = if one.group == program { 2 } else { one.group };
         (one.pid, (group, command(one.pid)))
     };
-    let is_left = |one: &Inmate| one.pid != program && !one.exiting;
-    if namespaced {
-        return visible().filter(is_left).take(MOST).map(describe).collect();
-    }
-    everybody(namespaced).into_iter().filter(is_left).take(MOST).map(describe).collect()
+    let processes = left.by_ref().take(MOST).map(describe).collect();
+    Event::Living { processes, more: left.next().is_some() }
 }
 
 /// The beginning of its command line, or its name.

@@ -41,8 +41,8 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         sys::exit(1)
     };
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
-    let (cgroups, prefix) = (init.cgroups.clone(), init.prefix.clone());
-    let mut watched = init.watched.clone();
+    let prefix = init.prefix.clone();
+    let (mut cgroups, mut watched) = (Vec::new(), init.watched.clone());
     let user = init.user;
     let zygote = match sys::fork(0) {
         Ok(0) => {
@@ -79,6 +79,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
             match sys::receive(&socket, false) {
                 Ok(Some((request, _))) => match Request::from_bytes(&request) {
                     Some(Request::Watch { folder }) => watched.push(folder),
+                    Some(Request::Cgroups { folder }) => cgroups.push(folder),
                     Some(Request::Farewell) => farewell = true,
                     request => answer(&socket, request, user),
                 },

@@ -251,7 +251,7 @@ fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
                         let _ = sys::send(control, &Event::Running.to_bytes(), &[]);
                     }
                     Some(Order::List) => {
-                        let event = Event::Living { processes: living(watch.program, namespaced) };
+                        let event = living(watch.program, namespaced);
                         let _ = sys::send(control, &event.to_bytes(), &[]);
                     }
                     None => {}

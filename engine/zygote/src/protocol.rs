@@ -164,8 +164,6 @@ message! {
         inside: (u32, u32),
         /// Whether to make namespaces. Without, the zygote only forks, for levels below 3.
         namespaces: bool,
-        /// Folders to be removed, with the folders in them, when the engine has died: cgroups.
-        cgroups: Vec<Bytes>,
         /// Folders from which those are removed, when the engine has died, whose names begin with its prefix.
         watched: Vec<Bytes>,
         /// How the names of the engine's own folders begin.
@@ -246,6 +244,11 @@ kinds! {
         } = 1,
         /// The zygote is not needed any more; the engine lives, and cleans up itself.
         Farewell = 2,
+        /// Remove this folder and the folders in it, which are cgroups, when the engine has died. There is no answer.
+        Cgroups {
+            /// The folder.
+            folder: Bytes,
+        } = 3,
     }
 }
 
@@ -374,6 +377,8 @@ kinds! {
         Living {
             /// Process id as it sees it, process group (2: the program's own), command line.
             processes: Vec<(i32, (i32, Bytes))>,
+            /// Whether there are more than are named.
+            more: bool,
         } = 3,
     }
 }

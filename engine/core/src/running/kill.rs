@@ -6,7 +6,7 @@ use tokio::{
     net::unix::pipe,
     time::{Instant, sleep_until},
 };
-use tool_sandbox::{Residue, Straggler};
+use tool_sandbox::{Residents, Residue, Straggler};
 
 use super::{Cut, LOOK_AGAIN, Running, deadline, note};
 use crate::{outcome::Cause, sweep::Found};
@@ -16,7 +16,7 @@ const MAX_SWEEPS: u32 = 16;
 
 impl Running<'_> {
     /// SIGKILL to everything, before the leader is reaped, and output until its end or the deadline. What was still
-    /// alive is returned, and whether the last look for it was given up half-way.
+    /// alive is returned, and whether there may be more.
     pub(super) async fn kill_and_drain(&mut self, cause: &Cause) -> (Vec<Residue>, bool) {
         let mut residue = Vec::new();
         let mut living: Vec<Straggler> = Vec::new();
@@ -76,15 +76,15 @@ impl Running<'_> {
     }
 
     /// The same for a process of which nothing can escape: one signal kills all, and one descriptor tells that all are
-    /// dead.
-    pub(super) async fn kill_contained(&mut self, gone: pipe::Receiver) -> Vec<Residue> {
+    /// dead. The same is returned.
+    pub(super) async fn kill_contained(&mut self, gone: pipe::Receiver) -> (Vec<Residue>, bool) {
         /// Its keeper answers at once, unless it is stopped or starved.
         const PATIENCE: Duration = Duration::from_millis(200);
-        let mut residue = Vec::new();
+        let mut left = Residents::none();
         // Without others, its keeper has reaped them all.
         let mut is_dead = self.exited && !self.leader.others_may_be_alive();
         if !is_dead {
-            residue = self.residents(PATIENCE).await;
+            left = self.residents(PATIENCE).await;
             self.killed = !self.exited;
             self.leader.kill();
         }
@@ -106,18 +106,18 @@ impl Running<'_> {
         let until = deadline(Instant::now(), self.limits.drain);
         self.pump(until, Cut::Never, |running| running.streams.output_at_end()).await;
         if !is_dead {
-            residue.iter_mut().for_each(|left| left.killed = false);
+            left.named.iter_mut().for_each(|left| left.killed = false);
         }
-        residue
+        (left.named, !left.complete)
     }
 
     /// Who of a contained process is alive besides its leader.
-    async fn residents(&mut self, bound: Duration) -> Vec<Residue> {
+    async fn residents(&mut self, bound: Duration) -> Residents {
         let ask = self.leader.residents();
         let mut asking = pin!(self.lane.spawn(move || ask(bound)));
         loop {
             tokio::select! { biased;
-                found = &mut asking => return found.unwrap_or_default(),
+                found = &mut asking => return found.unwrap_or_else(|_| Residents::unknown()),
                 step = self.streams.step() => {
                     note(step, &mut self.folder, &mut self.folder_removal, self.lane);
                 }

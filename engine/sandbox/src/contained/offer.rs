@@ -13,7 +13,7 @@ use super::{
     SandboxBuilder, bytes,
     hints::{self, Facts},
     installed, is_root, system,
-    zygote::{NoZygote, Starting, Zygote},
+    zygote::{NoZygote, Source, Starting, Zygote},
 };
 use crate::{
     cgroup::{Cgroup, Cgroups, System},
@@ -69,8 +69,10 @@ impl Offer {
         if settings.highest == Level::None {
             return Ok((offer, None));
         }
-        // It loads while we look for cgroups.
-        let starting = (settings.highest >= Level::NoCgroup).then(|| Starting::begin(&settings.source()));
+        // It sets itself up while we look for cgroups.
+        let init = offer.init(offer.user, watched);
+        let starting =
+            (settings.highest >= Level::NoCgroup).then(|| Starting::begin(&settings.source(), &init));
         if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
             match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
                 Ok(cgroups) => offer.cgroups = Some(cgroups),
@@ -85,7 +87,7 @@ impl Offer {
         }
         let mut zygote = None;
         if let Some(starting) = starting {
-            match starting.and_then(|starting| starting.set_up(&offer.init(offer.user, watched))) {
+            match starting.and_then(|starting| starting.set_up(offer.cgroup_folders())) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
@@ -98,7 +100,7 @@ impl Offer {
         if zygote.is_none() {
             offer.namespaces = false;
             offer.user = None;
-            match Zygote::start(&settings.source(), &offer.init(None, watched)) {
+            match offer.start(&settings.source(), None, watched) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => {
@@ -139,8 +141,22 @@ impl Offer {
         })
     }
 
+    /// Starts a zygote for this user, and waits until it is set up.
+    pub(super) fn start(
+        &self,
+        source: &Source,
+        user: Option<(u32, u32)>,
+        watched: &[PathBuf],
+    ) -> Result<Zygote, NoZygote> {
+        Starting::begin(source, &self.init(user, watched))?.set_up(self.cgroup_folders())
+    }
+
+    fn cgroup_folders(&self) -> Vec<PathBuf> {
+        self.cgroups.as_ref().map(Cgroups::folders).unwrap_or_default()
+    }
+
     /// What a zygote for this user is told.
-    pub(super) fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
+    fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
         let inside = match user {
             Some(_) => (INSIDE, INSIDE),
             None if is_root() => (INSIDE, INSIDE),
@@ -150,7 +166,6 @@ impl Offer {
             user,
             inside,
             namespaces: self.namespaces,
-            cgroups: self.cgroups.iter().flat_map(Cgroups::folders).map(bytes).collect(),
             watched: watched.iter().map(bytes).collect(),
             prefix: Bytes(own_prefix().into()),
             system: if self.namespaces { system::entries(inside) } else { Vec::new() },

@@ -19,7 +19,7 @@ use crate::{
     cgroup::Cgroup,
     launch::{Architecture, Counted, Exit, ExitStatus, Process, Usage},
     procfs,
-    residue::{Residue, ScanTarget},
+    residue::{Residents, Residue, ScanTarget},
     wait,
 };
 
@@ -62,7 +62,7 @@ struct State {
     /// How many times it was asked who is alive, and has not answered yet.
     lists_due: u32,
     /// The last answer to that.
-    living: Option<Vec<Residue>>,
+    living: Option<Residents>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +143,7 @@ impl Line {
     }
 
     /// Blocks until the deadline at most. Others may ask and kill meanwhile, and hear the answer for us.
-    fn residents(&self, deadline: Instant) -> Vec<Residue> {
+    fn residents(&self, deadline: Instant) -> Residents {
         /// How often to look whether somebody else has heard it, and so left nothing to wait for.
         const LOOK_AGAIN: Duration = Duration::from_millis(5);
         self.state().lists_due += 1;
@@ -162,7 +162,9 @@ impl Line {
                 Err(Errno::AGAIN) if Instant::now() < deadline => {
                     socket::readable(&self.control, Some(deadline.min(Instant::now() + LOOK_AGAIN)));
                 }
-                Err(_) => return Vec::new(),
+                Err(Errno::AGAIN) => return Residents::unknown(),
+                // The first process is dead, and so are all others.
+                Err(_) => return Residents::none(),
             }
         }
     }
@@ -172,16 +174,16 @@ impl State {
     fn note(&mut self, event: Option<Event>) {
         match event {
             Some(Event::Running) => self.answered = true,
-            Some(Event::Living { processes }) => {
+            Some(Event::Living { processes, more }) => {
                 self.lists_due = self.lists_due.saturating_sub(1);
-                let living = processes.into_iter().map(|(pid, (group, command))| Residue {
+                let named = processes.into_iter().map(|(pid, (group, command))| Residue {
                     pid: pid.unsigned_abs(),
                     command: procfs::shown(&command.0, Vec::new),
                     // The program is the first that is started: 2.
                     escaped: group != 2,
                     killed: true,
                 });
-                self.living = Some(living.collect());
+                self.living = Some(Residents { named: named.collect(), complete: !more });
             }
             Some(Event::Exited { status, user, system, max_rss, others }) => {
                 self.exited = Some(Exited {
@@ -255,7 +257,7 @@ impl Process for Contained {
         state.answered || exited
     }
 
-    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Vec<Residue> + Send> {
+    fn residents(&self) -> Box<dyn FnOnce(Duration) -> Residents + Send> {
         let line = Arc::clone(&self.line);
         Box::new(move |bound| line.residents(Instant::now() + bound))
     }
@@ -346,17 +348,18 @@ mod tests {
         assert!(!asked.is_finished());
         // Whoever hears the answer, and however long it is.
         let one = (7, (7, tool_zygote::protocol::Bytes(vec![b'x'; 900])));
-        let answer = Event::Living { processes: vec![one; 50] };
+        let answer = Event::Living { processes: vec![one; 50], more: true };
         socket::send(&first_process, &answer.to_bytes(), &[]).unwrap();
         assert!(!line.hear(&mut line.state()));
         let living = asked.join().unwrap();
-        assert_eq!((living.len(), living[0].pid, living[0].escaped), (50, 7, true));
+        let Residents { named, complete } = living;
+        assert_eq!((named.len(), named[0].pid, named[0].escaped, complete), (50, 7, true, false));
         // One that does not listen any more is no reason to wait.
         for _ in 0..10_000 {
             line.order(Order::Kill);
         }
         drop(first_process);
         assert!(line.hear(&mut line.state()));
-        assert_eq!(line.residents(far_off), []);
+        assert_eq!(line.residents(far_off), Residents::none());
     }
 }

@@ -76,17 +76,13 @@ pub(super) enum NoZygote {
     Setup(Failure),
 }
 
-/// A keeper that loads while what its zygote will be told is put together.
+/// A zygote that sets itself up.
 #[derive(Debug)]
-pub(super) struct Starting {
-    zygote: Zygote,
-    /// The zygote's end of its socket.
-    theirs: OwnedFd,
-}
+pub(super) struct Starting(Zygote);
 
 impl Starting {
-    /// Starts the program, and does not wait for it.
-    pub(super) fn begin(source: &Source) -> Result<Self, NoZygote> {
+    /// Starts the program and tells it what it is to be. Does not wait for it.
+    pub(super) fn begin(source: &Source, init: &Init) -> Result<Self, NoZygote> {
         let failed = NoZygote::Start;
         let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
         let (keeper_socket, keeper_end) = pair()?;
@@ -105,7 +101,7 @@ impl Starting {
             socket,
             keeper_socket: Mutex::new(keeper_socket),
             keeper: Some((child, child_alive)),
-            told: AtomicUsize::new(0),
+            told: AtomicUsize::new(init.watched.len()),
             hello: Hello {
                 version: VERSION,
                 landlock_abi: 0,
@@ -115,44 +111,43 @@ impl Starting {
                 pid_max: false,
             },
             alive: None,
-            namespaced: false,
+            namespaced: init.namespaces,
             ahead: Ahead::default(),
         };
-        Ok(Self { zygote, theirs })
+        match zygote.tell(theirs, init) {
+            Ok(()) => Ok(Self(zygote)),
+            Err(none) => Err(zygote.gone(none)),
+        }
     }
 
-    /// Tells it what it is to be, and waits until it is set up.
-    pub(super) fn set_up(self, init: &Init) -> Result<Zygote, NoZygote> {
-        let Self { mut zygote, theirs } = self;
-        match zygote.greet(theirs, init) {
+    /// Waits until it is set up. When we die, its keeper removes these cgroups.
+    pub(super) fn set_up(self, cgroups: impl IntoIterator<Item = PathBuf>) -> Result<Zygote, NoZygote> {
+        let Self(mut zygote) = self;
+        for folder in cgroups {
+            // It is dead: that is found out below.
+            let _ = zygote.ask(&Request::Cgroups { folder: bytes(folder) });
+        }
+        match zygote.hear_hello() {
             Ok(()) => Ok(zygote),
-            Err(none) => {
-                zygote.end();
-                Err(none)
-            }
+            Err(none) => Err(zygote.gone(none)),
         }
     }
 }
 
 impl Zygote {
-    /// Starts one, and waits until it is set up.
-    pub(super) fn start(source: &Source, init: &Init) -> Result<Self, NoZygote> {
-        Starting::begin(source)?.set_up(init)
-    }
-
-    /// Tells it what it is to be, and hears what it could do.
-    fn greet(&mut self, theirs: OwnedFd, init: &Init) -> Result<(), NoZygote> {
+    fn tell(&self, theirs: OwnedFd, init: &Init) -> Result<(), NoZygote> {
         let failed = NoZygote::Start;
         let engine = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
         let text = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
-        self.told = AtomicUsize::new(init.watched.len());
-        self.namespaced = init.namespaces;
         let fds = [engine.as_fd(), theirs.as_fd(), text.as_fd()];
-        let sent = socket::send(&*self.keeper_socket(), &VERSION.to_bytes(), &fds);
-        // Its only copy is now the zygote's, so that we see when it is gone.
-        drop(theirs);
-        sent.map_err(|errno| failed("speaking to the zygote", errno.into()))?;
+        // Our copy of its end goes, so that we see when it is gone.
+        socket::send(&*self.keeper_socket(), &VERSION.to_bytes(), &fds)
+            .map_err(|errno| failed("speaking to the zygote", errno.into()))
+    }
+
+    fn hear_hello(&mut self) -> Result<(), NoZygote> {
+        let failed = NoZygote::Start;
         let answer = socket::receive(&self.socket, socket::SMALL, Some(Instant::now() + START))
             .map_err(|errno| failed("waiting for the zygote", errno.into()))?;
         let Some(mut answer) = answer else {
@@ -167,6 +162,12 @@ impl Zygote {
             })?;
         self.alive = answer.fds.pop();
         Ok(())
+    }
+
+    /// It is of no use.
+    fn gone(self, why: NoZygote) -> NoZygote {
+        self.end();
+        why
     }
 
     pub(super) fn hello(&self) -> &Hello {
@@ -254,6 +255,10 @@ impl Zygote {
             let _ = socket::send(&*socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
         }
         self.told.fetch_max(folders.len(), Ordering::AcqRel);
+    }
+
+    fn ask(&self, request: &Request) -> Result<(), Errno> {
+        socket::send(&*self.keeper_socket(), &request.to_bytes(), &[])
     }
 
     fn keeper_socket(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
