@@ -16,7 +16,6 @@ use rustix::event::{Timespec, poll};
 
 use super::{
     Cgroup, CgroupVersion, Cgroups, System, file,
-    limits::Limits,
     pool::{Place, Pool},
     stale::Identity,
     v2::Subtree,
@@ -344,45 +343,4 @@ fn cgroup_kill_reaches_what_left_the_session() {
     wait_until("the other one is dead", || cgroup.processes().is_empty());
     assert!(cgroup.counters().cpu > Some(Duration::ZERO));
     assert_eq!(cgroup.counters().peak_memory, None, "there is no such controller");
-}
-
-/// Prints what the module's documentation says: `cargo nextest run … --run-ignored all --no-capture -E 'test(measure)'`.
-#[test]
-#[ignore = "measures, asserts nothing"]
-fn measure() {
-    let Some(engine) = engine() else { return };
-    let median = |what: &str, count: usize, mut step: Box<dyn FnMut() + '_>| {
-        let mut times: Vec<_> = (0..count)
-            .map(|_| {
-                let start = Instant::now();
-                step();
-                start.elapsed()
-            })
-            .collect();
-        times.sort();
-        say(&format!("{what}: median {:?}, 9 of 10 {:?}", times[count / 2], times[count * 9 / 10]));
-    };
-    let plain = limits();
-    let mut other = false;
-    median("take and drop, same limits", 5000, Box::new(|| drop(engine.take(&plain).unwrap())));
-    let change = || {
-        other = !other;
-        let memory = Some(if other { 128 << 20 } else { 64 << 20 });
-        drop(engine.take(&ResourceLimits { memory, ..limits() }).unwrap());
-    };
-    median("take and drop, another limit of memory", 1000, Box::new(change));
-    let held = engine.take(&plain).unwrap();
-    median("counters", 5000, Box::new(|| _ = held.counters()));
-    median("cpu_used", 5000, Box::new(|| _ = held.cpu_used()));
-    let mut made = Vec::new();
-    let take = || made.push(engine.0.pool.take(Limits::new(&plain).unwrap()).unwrap());
-    median("a new one", 40, Box::new(take));
-    let mut paths: Vec<_> = made.drain(..).map(|made| made.group.paths()).collect();
-    let remove = || {
-        for path in paths.pop().unwrap() {
-            fs::remove_dir(path).unwrap();
-        }
-    };
-    median("removal", 40, Box::new(remove));
-    median("find, and all removed", 20, Box::new(|| drop(Cgroups::find(None, &System::real()).unwrap())));
 }
