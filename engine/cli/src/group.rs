@@ -78,7 +78,6 @@ pub(crate) async fn group(args: &args::Group) -> Result<u8> {
     }
     let (ends, asked) = signals.until_ended(&group.canceler(), group.run(calls)).await;
     board.close();
-    engine.shutdown(std::time::Duration::ZERO).await;
 
     let code = code(&ends, args.first_success, asked);
     let (json, quiet) = (args.json, args.quiet);
@@ -89,7 +88,9 @@ pub(crate) async fn group(args: &args::Group) -> Result<u8> {
         }
         on_a_thread("tell", move || tell(&ends, &labels, json, quiet, report_file))?.await.unwrap_or(Ok(()))
     });
-    Ok(match told.await {
+    // Nobody has to wait for the engine's end to hear of the calls'.
+    let (told, ()) = tokio::join!(told, engine.shutdown(std::time::Duration::ZERO));
+    Ok(match told {
         Ok(told) => spoken(told.err(), code),
         Err(number) => by_signal(number),
     })

@@ -163,7 +163,9 @@ async fn execute(
     let told = until_told(&mut signals, async {
         on_a_thread("tell", move || tell(&end, aloud, words))?.await.unwrap_or(Ok(()))
     });
-    let told = match told.await {
+    // Nobody has to wait for the engine's end to hear of the call's.
+    let (told, ()) = tokio::join!(told, engine.shutdown(Duration::ZERO));
+    let told = match told {
         Ok(told) => told,
         Err(number) => return Ok(by_signal(number)),
     };
@@ -254,7 +256,6 @@ async fn attend(
         },
         Err(error) => Shown::Failed(error),
     };
-    engine.shutdown(Duration::ZERO).await;
     (end, shown)
 }
 
