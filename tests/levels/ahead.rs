@@ -1,12 +1,13 @@
 //! Sandboxes that are made before their call is known: no call can tell.
 
-use std::{fs, process};
+use std::{fs, process, time::Duration};
 
 use nix::sys::signal::Signal;
 use support::{
     Flavour, PATIENCE, Rig, at, descendants, descendants_named, failed, own_cgroups, send, skip, succeeded,
     until,
 };
+use tempfile::TempDir;
 use tool_engine::{Call, Engine, ErrorKind, Level, Limit, Network, Policy, ResourceLimits, Sandbox};
 
 use crate::folder;
@@ -128,6 +129,63 @@ fn an_engine_takes_along_what_it_made_ahead() {
         made_ahead(&shut_down).await;
         shut_down.shutdown(PATIENCE).await;
         assert!(is_all_gone());
+    });
+}
+
+/// The one that was made for another kind of call may be about to join its cgroup.
+#[test]
+fn one_that_is_let_go_of_at_once_never_gets_into_another_call() {
+    at(Level::Full, |engine| async move {
+        let two = ResourceLimits { pids: Some(2), ..ResourceLimits::default() };
+        let alike = || Call::command(["true"]).resources(two.clone());
+        for round in 0..120 {
+            succeeded(engine.start(alike())).await;
+            let second = engine.start(alike());
+            tokio::time::sleep(Duration::from_micros(round % 30 * 100)).await;
+            let script = "/bin/true && /bin/true && /bin/true && read uptime < /proc/uptime";
+            let other = Policy { network: Some(Network::Host), ..Policy::default() };
+            let other = Call::command(["sh", "-c", script]).resources(two.clone()).policy(other);
+            let used = succeeded(engine.start(other)).await.usage;
+            assert_eq!(used.pids_refused, Some(0), "{used:?}");
+            succeeded(second).await;
+        }
+    });
+}
+
+#[test]
+fn an_engine_that_ends_just_then_leaves_no_cgroup() {
+    Rig::run(Flavour::MultiThread, |rig| async move {
+        for round in 0..100_u64 {
+            let engine = Engine::builder().temp_dir(rig.temp()).launcher(Sandbox::builder().build());
+            let engine = engine.build().expect("an engine can be built");
+            succeeded(engine.start(Call::command(["true"]))).await;
+            let second = engine.start(Call::command(["true"]));
+            if round % 2 == 0 {
+                succeeded(second).await;
+            } else {
+                tokio::time::sleep(Duration::from_micros(round * 50)).await;
+                drop(second);
+            }
+            if round % 4 < 2 {
+                engine.shutdown(PATIENCE).await;
+            } else {
+                drop(engine);
+            }
+            until("all of it is gone", PATIENCE, || is_all_gone().then_some(())).await;
+        }
+    });
+}
+
+#[test]
+fn a_folder_may_lie_a_thousand_folders_deep() {
+    at(Level::Full, |engine| async move {
+        // Where each of them has to be made.
+        let outer = TempDir::with_prefix_in("run-tool-levels-", "/tmp").expect("there is a /tmp");
+        let work = outer.path().join(["d"; 1000].join("/"));
+        fs::create_dir_all(&work).expect("it is ours");
+        let policy = Policy { rw: vec![work.clone()], ..Policy::default() };
+        succeeded(engine.start(Call::command(["touch", "file"]).workdir(&work).policy(policy))).await;
+        assert!(work.join("file").exists());
     });
 }
 

@@ -214,11 +214,13 @@ impl Launcher for Sandbox {
     }
 
     fn prepare(&self) {
-        // In here, so that no zygote is held on to elsewhere while it is closed.
-        let state = self.0.state();
-        let Some(offer) = &state.offer else { return };
-        for zygote in state.zygotes.values() {
-            zygote.make_ahead(|limits| offer.cgroup(limits).ok());
+        let (offer, zygotes): (_, Vec<_>) = {
+            let state = self.0.state();
+            (state.offer.clone(), state.zygotes.values().cloned().collect())
+        };
+        // Others launch meanwhile.
+        for zygote in zygotes {
+            zygote.make_ahead(|limits| offer.as_ref()?.cgroup(limits).ok());
         }
     }
 
@@ -241,7 +243,7 @@ impl Launcher for Sandbox {
         let zygotes: Vec<_> = {
             let state = self.0.state();
             if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
-                let ready = state.zygotes.values().filter(|zygote| zygote.holds_cgroup()).count();
+                let ready: usize = state.zygotes.values().map(|zygote| zygote.cgroups_ahead()).sum();
                 vitals.cgroups = (cgroups.taken().saturating_sub(ready) + cgroups.quarantined()) as u64;
                 vitals.pooled_cgroups = (cgroups.pooled() + ready) as u64;
             }
@@ -345,7 +347,13 @@ impl Inner {
         };
         // What could not be removed when its execution ended.
         offer.cgroups.iter().for_each(Cgroups::tidy_some);
-        let ready = zygote.ready(&want).filter(|ready| handover.give(&ready.nascent).is_ok());
+        let ready = zygote.ready(&want).and_then(|ready| match handover.give(&ready.nascent) {
+            Ok(()) => Some(ready),
+            Err(_) => {
+                zygote.leave(ready);
+                None
+            }
+        });
         let (nascent, cgroup) = match ready {
             Some(ready) => ready.into_parts(),
             None => {

@@ -103,7 +103,8 @@ pub trait Launcher: Send + Sync + Debug {
     /// Starts a process. When this returns an error, nothing was left behind.
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
 
-    /// Makes ahead what the next launch will probably need. Called after a launch, once that has been told. Does not wait.
+    /// Makes ahead what the next launch will probably need, and ends what was made for one that did not come. Called after a
+    /// launch, once that has been told, and never while or after this is [closed](Self::close). Blocks for milliseconds.
     fn prepare(&self) {}
 
     /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within

@@ -28,6 +28,8 @@ pub(crate) struct Birth<'a> {
     /// What to run, and how exec is told. Left here, so that its memory is freed afterwards.
     launch: Option<Launch>,
     words: Option<Words>,
+    /// All that is left to do is exec.
+    is_ready: bool,
     stillborn: Option<Stillborn>,
 }
 
@@ -36,6 +38,8 @@ pub(crate) enum Stillborn {
     /// The engine has no use for this sandbox any more.
     Unused,
     Failed(Failure),
+    /// Somebody killed it.
+    Killed,
 }
 
 struct Words {
@@ -54,12 +58,21 @@ struct Task {
 impl<'a> Birth<'a> {
     /// The engine is at the other end of `control`; cgroups are joined by `joins`.
     pub(crate) fn new(made: &'a Sandbox, control: &'a OwnedFd, joins: &'a [OwnedFd]) -> Self {
-        Self { made, control, joins, first: sys::getpid(), launch: None, words: None, stillborn: None }
+        Self {
+            made,
+            control,
+            joins,
+            first: sys::getpid(),
+            launch: None,
+            words: None,
+            is_ready: false,
+            stillborn: None,
+        }
     }
 
     /// `None`: it has become the program.
     pub(crate) fn into_stillborn(self) -> Option<Stillborn> {
-        self.stillborn
+        self.stillborn.or((!self.is_ready).then_some(Stillborn::Killed))
     }
 }
 
@@ -129,7 +142,7 @@ fn read_all(file: OwnedFd) -> Option<Vec<u8>> {
 
 fn become_program(birth: &mut Birth<'_>, task: Task) -> Steps<Infallible> {
     let Task { launch, stdio, mounts } = task;
-    let Birth { made, launch: kept, words, .. } = birth;
+    let Birth { made, launch: kept, words, is_ready, .. } = birth;
     let Sandbox { entered, landlock, ruleset, .. } = made;
     let launch = &*kept.insert(launch);
     if let Some(entered) = entered {
@@ -169,6 +182,7 @@ fn become_program(birth: &mut Birth<'_>, task: Task) -> Steps<Infallible> {
     // Everything else is closed on exec; this is in case something was not.
     sys::close_on_exec_from(3).at(Step::Exec, b"")?;
     sys::block_signals(false).at(Step::Exec, b"")?;
+    *is_ready = true;
     Err(failure(Step::Exec, &launch.program.0, sys::execve(&words.program, &words.args, &words.env)))
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn live(seed: Seed) -> ! {
     let namespaced = namespaces.is_some();
     let failed = match make(namespaces, landlock).and_then(|made| start(made, &control, &joins)) {
         Ok(Some(watch)) => oversee(&control, &watch, namespaced),
-        // The engine has no use for this sandbox any more.
+        // The engine has no use for this sandbox any more, or somebody killed what was to be the program.
         Ok(None) => sys::exit(0),
         Err(failure) => Event::Failed { failure },
     };
@@ -113,7 +113,7 @@ pub(crate) struct Entered {
 }
 
 /// Makes the program's own process, which waits for its call, and stands still until it has become the program. `None`: there
-/// will be no call.
+/// is no program.
 fn start(made: Sandbox, control: &OwnedFd, joins: &[OwnedFd]) -> Steps<Option<Watch>> {
     let mut birth = Birth::new(&made, control, joins);
     let program = sys::vfork(&mut birth, birth::be_born).at(Step::Fork, b"")?;
@@ -121,7 +121,8 @@ fn start(made: Sandbox, control: &OwnedFd, joins: &[OwnedFd]) -> Steps<Option<Wa
         // It is dead, or about to be; nobody else is here.
         let _ = sys::wait(program);
         return match stillborn {
-            Stillborn::Unused => Ok(None),
+            // Whoever waits for it sees that nobody is here any more.
+            Stillborn::Unused | Stillborn::Killed => Ok(None),
             Stillborn::Failed(failure) => Err(failure),
         };
     }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -173,12 +173,18 @@ pub(crate) fn make_place(mount: &Mount) -> Steps<()> {
         return Ok(());
     }
     let made = if mount.folder {
-        fs::create_dir_all(path)
+        make_folders(path)
     } else {
-        let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
+        let parent = path.parent().map_or(Ok(()), make_folders);
         parent.and_then(|()| File::create_new(path)).map(drop)
     };
     made.at(Step::Attach, &mount.target.0)
+}
+
+/// One after the other: the stack is small, and a path may have a thousand folders.
+fn make_folders(path: &Path) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    missing.into_iter().rev().try_for_each(fs::create_dir)
 }
 
 /// An empty file that may not be read, in the common view.

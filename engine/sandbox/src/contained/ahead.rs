@@ -15,10 +15,10 @@ pub(super) struct Want {
     pub(super) limits: ResourceLimits,
 }
 
-/// A sandbox that waits for its call. Dropped, it ends, for which nobody waits.
+/// A sandbox that waits for its call. Dropping it waits for its death, which takes a millisecond.
 #[derive(Debug)]
 pub(super) struct Ready {
-    // They are dropped in this order: what is closed is not waited with, and a cgroup that nobody is in is used again.
+    // They are dropped in this order: nobody may be in a cgroup that is given back.
     _waiting: Option<Waiting>,
     pub(super) nascent: Nascent,
     pub(super) cgroup: Option<Cgroup>,
@@ -33,6 +33,8 @@ struct State {
     /// What was wanted last, and last but one.
     last: [Option<Want>; 2],
     ready: Option<Ready>,
+    /// Those that are of no use. They are dropped where nobody waits.
+    useless: Vec<Ready>,
 }
 
 impl Ahead {
@@ -44,11 +46,24 @@ impl Ahead {
         if state.last[0].as_ref() != Some(want) {
             state.last[0] = Some(want.clone());
         }
-        state.ready.take().filter(|_| is_again)
+        let ready = state.ready.take();
+        if is_again {
+            return ready;
+        }
+        state.useless.extend(ready);
+        None
     }
 
-    /// Makes one, if none waits and what was wanted last was wanted twice.
+    /// It is of no use, and is to be dropped later.
+    pub(super) fn leave(&self, useless: Ready) {
+        self.state().useless.push(useless);
+    }
+
+    /// Makes one, if none waits and what was wanted last was wanted twice. Drops those that are of no use.
     pub(super) fn make(&self, make: impl FnOnce(&Want) -> Option<Ready>) {
+        // Not while others wait for the lock.
+        let useless = std::mem::take(&mut self.state().useless);
+        drop(useless);
         let state = &mut *self.state();
         if let (None, [Some(last), Some(before)]) = (&state.ready, &state.last)
             && last == before
@@ -57,14 +72,17 @@ impl Ahead {
         }
     }
 
-    /// Whatever waits.
-    pub(super) fn clear(&self) -> Option<Ready> {
-        self.state().ready.take()
+    /// All that there are.
+    pub(super) fn clear(&self) -> Vec<Ready> {
+        let mut state = self.state();
+        let useless = std::mem::take(&mut state.useless);
+        state.ready.take().into_iter().chain(useless).collect()
     }
 
-    /// Whether a cgroup waits, too.
-    pub(super) fn has_cgroup(&self) -> bool {
-        self.state().ready.as_ref().is_some_and(|ready| ready.cgroup.is_some())
+    /// How many cgroups they hold.
+    pub(super) fn cgroups(&self) -> usize {
+        let state = self.state();
+        state.ready.iter().chain(&state.useless).filter(|ready| ready.cgroup.is_some()).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -82,10 +100,5 @@ impl Ready {
     /// It has its call now. The cgroup is to outlive the sandbox.
     pub(super) fn into_parts(self) -> (Nascent, Option<Cgroup>) {
         (self.nascent, self.cgroup)
-    }
-
-    /// Ends it, and waits for that, so that its cgroup can be used again, or removed.
-    pub(super) fn end(mut self) {
-        self.nascent.meet();
     }
 }

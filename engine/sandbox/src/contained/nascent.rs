@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Nascent {
     parts: Option<Parts>,
     namespaced: bool,
+    /// It has said that nothing runs, or says nothing any more.
+    is_over: bool,
 }
 
 /// What is needed to watch over it.
@@ -48,7 +50,7 @@ pub(super) enum Unborn {
 impl Nascent {
     /// It speaks over `control`.
     pub(super) fn new(control: OwnedFd, namespaced: bool) -> Self {
-        Self { parts: Some(Parts { control, first: None, mounts: None, pid: 0 }), namespaced }
+        Self { parts: Some(Parts { control, first: None, mounts: None, pid: 0 }), namespaced, is_over: false }
     }
 
     /// Hands over what it is to run.
@@ -57,13 +59,11 @@ impl Nascent {
         socket::send(control, message, fds)
     }
 
-    /// Waits until it has said who it is, so that it is known when it is dead; or that there is nobody.
-    pub(super) fn meet(&mut self) {
-        let Some(parts) = &mut self.parts else { return };
-        let until = Instant::now() + PATIENCE;
-        while parts.first.is_none() {
-            let Ok(Some(heard)) = socket::receive(&parts.control, socket::SMALL, Some(until)) else { return };
-            if parts.note(heard).is_err() {
+    /// Waits until it has said who it is, so that it is known when it is dead; or that there is nobody. For so long at most.
+    pub(super) fn meet(&mut self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while !self.is_over && self.parts.as_ref().is_some_and(|parts| parts.first.is_none()) {
+            if self.hear(Some(until)).is_err() {
                 return;
             }
         }
@@ -71,15 +71,11 @@ impl Nascent {
 
     /// Whether all is well, as far as can be told before it has something to run. Does not wait.
     pub(super) fn is_well(&mut self) -> bool {
-        let Some(parts) = &mut self.parts else { return false };
         loop {
-            match socket::receive_now(&parts.control, socket::SMALL) {
-                Ok(Some(heard)) => match parts.note(heard) {
-                    Ok(Heard::Born) => {}
-                    Ok(Heard::Started) | Err(_) => return false,
-                },
-                Err(errno) => return errno == Errno::AGAIN,
-                Ok(None) => return false,
+            match self.hear(Some(Instant::now())) {
+                Ok(Heard::Born) => {}
+                Err(Unborn::Lost(Errno::TIMEDOUT)) => return true,
+                Ok(Heard::Started) | Err(_) => return false,
             }
         }
     }
@@ -87,14 +83,21 @@ impl Nascent {
     /// Waits until the program runs. Without a deadline: loading a program takes as long as its file system takes, and whoever
     /// started this call gives up on it. When zygote or sandbox die, the socket ends.
     pub(super) fn wait(&mut self) -> Result<(), Unborn> {
+        while let Heard::Born = self.hear(None)? {}
+        Ok(())
+    }
+
+    /// Waits for what it says next.
+    fn hear(&mut self, until: Option<Instant>) -> Result<Heard, Unborn> {
         let Some(parts) = &mut self.parts else { return Err(Unborn::Lost(Errno::PROTO)) };
-        loop {
-            let heard = socket::receive(&parts.control, socket::SMALL, None).map_err(Unborn::Lost)?;
-            match parts.note(heard.ok_or(Unborn::Lost(Errno::PIPE))?)? {
-                Heard::Born => {}
-                Heard::Started => return Ok(()),
-            }
-        }
+        let heard = match socket::receive(&parts.control, socket::SMALL, until) {
+            Ok(Some(heard)) => parts.note(heard),
+            Ok(None) => Err(Unborn::Lost(Errno::PIPE)),
+            // It goes on.
+            Err(errno) => return Err(Unborn::Lost(errno)),
+        };
+        self.is_over |= heard.is_err();
+        heard
     }
 
     /// What is known of it.
@@ -125,7 +128,7 @@ impl Parts {
             }
             Some(Event::Started) if self.first.is_some() => Ok(Heard::Started),
             Some(Event::Failed { failure }) => {
-                // Nothing was executed, and its first process ends by itself.
+                // Nothing was executed, whoever was in the cgroup has been reaped, and its first process ends by itself.
                 self.first = None;
                 Err(Unborn::Failed(failure))
             }
@@ -136,6 +139,9 @@ impl Parts {
 
 impl Drop for Nascent {
     fn drop(&mut self) {
+        // That its socket is closed ends it, too, but not where another process has a copy of it, and not at once; and until it
+        // is dead it is in its cgroup, or about to join that.
+        self.meet(PATIENCE);
         let Some(Parts { control, first: Some(first), pid, .. }) = self.parts.take() else { return };
         if self.namespaced {
             // Whose death takes all others along. It may be dead already.

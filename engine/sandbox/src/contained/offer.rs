@@ -289,7 +289,16 @@ pub(super) fn launch_error(failure: &Failure, path: &Path) -> LaunchError {
         ),
         Step::Path | Step::Identity => LaunchError::new(LaunchStep::Policy, subject, error)
             .hint("what is there changed just now, or may not be seen; call again"),
-        _ => LaunchError::new(LaunchStep::Sandbox, "", io::Error::other(sentence(failure))),
+        _ => {
+            let failed = LaunchError::new(LaunchStep::Sandbox, "", io::Error::other(sentence(failure)));
+            if failure.errno == libc::ENOMEM {
+                failed.hint(
+                    "the call's limit of memory is too small to start anything, or the machine has none left",
+                )
+            } else {
+                failed
+            }
+        }
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) struct Parting {
     keeper_alive: OwnedFd,
     /// The same of the zygote, if it ever said who it is.
     zygote_alive: Option<OwnedFd>,
-    /// A sandbox that waited for its call.
-    ready: Option<Ready>,
+    /// Sandboxes without a call.
+    ready: Vec<Ready>,
     /// Until when they may end by themselves.
     until: Instant,
 }
@@ -36,16 +36,14 @@ impl Parting {
         keeper: Child,
         keeper_alive: OwnedFd,
         zygote_alive: Option<OwnedFd>,
-        ready: Option<Ready>,
+        ready: Vec<Ready>,
     ) -> Self {
         Self { keeper, keeper_alive, zygote_alive, ready, until: Instant::now() + PATIENCE }
     }
 
     /// Waits until both are dead, and reaps what is ours to reap. Blocks, at most for twice as long as they may take.
     pub(super) fn wait(mut self) {
-        if let Some(ready) = self.ready.take() {
-            ready.end();
-        }
+        self.ready.clear();
         if !socket::readable(&self.keeper_alive, Some(self.until)) {
             self.kill();
         }

@@ -177,12 +177,21 @@ impl Zygote {
     /// A sandbox that waits for its call, made ahead.
     pub(super) fn ready(&self, want: &Want) -> Option<Ready> {
         let mut ready = self.ahead.take(want)?;
-        // One that could not be made, or was killed, is of no use; what is wrong, the next one tells.
-        ready.nascent.is_well().then_some(ready)
+        if ready.nascent.is_well() {
+            return Some(ready);
+        }
+        // It could not be made, or was killed; what is wrong, the next one tells.
+        self.ahead.leave(ready);
+        None
     }
 
-    /// Makes the next sandbox, if it can be told what it will be for. Does not wait for it. Without namespaces there is nothing to
-    /// make.
+    /// This one is of no use. It ends where nobody waits for that.
+    pub(super) fn leave(&self, useless: Ready) {
+        self.ahead.leave(useless);
+    }
+
+    /// Makes the next sandbox, if it can be told what it will be for, and ends those that are of no use. Waits for no more than
+    /// their death. Without namespaces there is nothing to make.
     pub(super) fn make_ahead(&self, cgroup: impl FnOnce(&ResourceLimits) -> Option<Option<Cgroup>>) {
         if self.namespaced {
             self.ahead.make(|want| {
@@ -194,9 +203,9 @@ impl Zygote {
         }
     }
 
-    /// Whether a cgroup is held by a sandbox that waits for its call.
-    pub(super) fn holds_cgroup(&self) -> bool {
-        self.ahead.has_cgroup()
+    /// How many cgroups are held by sandboxes without a call.
+    pub(super) fn cgroups_ahead(&self) -> usize {
+        self.ahead.cgroups()
     }
 
     /// Makes a sandbox. `waits`: while the zygote has not read earlier messages. How that went, the sandbox says.
@@ -272,18 +281,23 @@ impl Zygote {
         }
     }
 
-    /// Asks both to end. Never blocks; what is returned is to be waited for.
+    /// Asks both to end. Blocks for a tenth of a second at most; what is returned is to be waited for.
     pub(super) fn ask_to_end(mut self) -> Option<Parting> {
         self.part()
     }
 
     fn part(&mut self) -> Option<Parting> {
+        /// How long a sandbox that is just being made may take to say who it is. It takes a millisecond.
+        const MEETING: Duration = Duration::from_millis(100);
         let (keeper, keeper_alive) = self.keeper.take()?;
+        let mut ready = self.ahead.clear();
+        // Afterwards they die with the zygote, and nobody could tell when.
+        ready.iter_mut().for_each(|ready| ready.nascent.meet(MEETING));
         // The zygote sees the end of its socket, and the keeper ends after it. One that has not read for so long that this
         // does not get through is killed.
         let _ = socket::send_now(&*self.keeper_socket(), &Request::Farewell.to_bytes(), &[]);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        Some(Parting::new(keeper, keeper_alive, self.alive.take(), self.ahead.clear()))
+        Some(Parting::new(keeper, keeper_alive, self.alive.take(), ready))
     }
 }
 

@@ -53,17 +53,47 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
         let start = unsafe { &mut *start.cast::<Start<'_, T>>() };
         (start.entry)(start.work)
     }
-    const STACK: usize = 256 << 10;
-    let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
+    let stack = Stack::new()?;
     let mut start = Start { work, entry };
-    // SAFETY: the end of the allocation is as far as a pointer into it may go; the stack grows down from there.
-    let top = unsafe { stack.as_mut_ptr().add(STACK / size_of::<u128>()) };
     // SAFETY: with CLONE_VFORK this thread does not go on before the child has left `begin` by exec or exit, so that stack
     // and `start` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it. This program has one thread,
     // and of us two only one runs at a time: the child may use the allocator and what is thread-local as a call of ours would.
     let pid =
-        unsafe { clone(begin::<T>, top.cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, (&raw mut start).cast()) };
+        unsafe { clone(begin::<T>, stack.top(), CLONE_VM | CLONE_VFORK | SIGCHLD, (&raw mut start).cast()) };
     if pid == -1 { Err(Errno::last()) } else { Ok(pid) }
+}
+
+/// Memory for a stack, below which nothing may be touched.
+struct Stack(*mut c_void);
+
+impl Stack {
+    const SIZE: usize = 256 << 10;
+    const GUARD: usize = 64 << 10;
+
+    fn new() -> Result<Self> {
+        const NONE: c_long = 0;
+        const READ_WRITE: c_long = 3;
+        const PRIVATE_ANONYMOUS: c_long = 0x22;
+        const FIXED: c_long = 0x10;
+        let whole = call!(nr::MMAP, 0, Self::GUARD + Self::SIZE, NONE, PRIVATE_ANONYMOUS, -1, 0)?;
+        let stack = Self(whole as *mut c_void);
+        // Over the upper part of what was just mapped, and is nobody else's.
+        let usable = whole + Self::GUARD as i64;
+        call!(nr::MMAP, usable, Self::SIZE, READ_WRITE, PRIVATE_ANONYMOUS | FIXED, -1, 0)?;
+        Ok(stack)
+    }
+
+    /// It grows down from here.
+    fn top(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(Self::GUARD + Self::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // It cannot fail for what was mapped.
+        let _ = call!(nr::MUNMAP, self.0, Self::GUARD + Self::SIZE);
+    }
 }
 
 /// Ends this process at once. Nothing is flushed or dropped.
