@@ -359,8 +359,11 @@ impl Inner {
             None => {
                 let cgroup = offer.cgroup(&want.limits)?;
                 let nascent = zygote.make(&want.kind, cgroup.as_ref(), true).map_err(lost)?;
-                handover.give(&nascent).map_err(lost)?;
-                (nascent, cgroup)
+                match handover.give(&nascent) {
+                    // It could not be made, and has said why.
+                    Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => (nascent, cgroup),
+                    Err(errno) => return Err(lost(errno)),
+                }
             }
         };
         // In this order: on the way out, whoever is in the cgroup is dead before it is given back.

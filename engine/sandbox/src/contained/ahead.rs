@@ -33,6 +33,8 @@ struct State {
     /// What was wanted last, and last but one.
     last: [Option<Want>; 2],
     ready: Option<Ready>,
+    /// Somebody makes one just now.
+    is_making: bool,
     /// Those that are of no use. They are dropped where nobody waits.
     useless: Vec<Ready>,
 }
@@ -61,15 +63,33 @@ impl Ahead {
 
     /// Makes one, if none waits and what was wanted last was wanted twice. Drops those that are of no use.
     pub(super) fn make(&self, make: impl FnOnce(&Want) -> Option<Ready>) {
-        // Not while others wait for the lock.
+        // Neither while others wait for the lock.
         let useless = std::mem::take(&mut self.state().useless);
         drop(useless);
-        let state = &mut *self.state();
-        if let (None, [Some(last), Some(before)]) = (&state.ready, &state.last)
-            && last == before
-        {
-            state.ready = make(last);
+        let Some(want) = self.begin() else { return };
+        let made = make(&want);
+        let useless = self.keep(&want, made);
+        drop(useless);
+    }
+
+    /// What was made for this, if that is still wanted; or else it is of no use.
+    fn keep(&self, want: &Want, made: Option<Ready>) -> Option<Ready> {
+        let mut state = self.state();
+        state.is_making = false;
+        if state.ready.is_some() || state.last[0].as_ref() != Some(want) {
+            return made;
         }
+        state.ready = made;
+        None
+    }
+
+    /// What to make, if anything.
+    fn begin(&self) -> Option<Want> {
+        let mut state = self.state();
+        let [Some(last), Some(before)] = &state.last else { return None };
+        let want = (last == before && state.ready.is_none() && !state.is_making).then(|| last.clone())?;
+        state.is_making = true;
+        Some(want)
     }
 
     /// All that there are.

@@ -33,10 +33,6 @@ impl Handover {
 
     pub(super) fn give(&self, nascent: &Nascent) -> Result<(), Errno> {
         let fds: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
-        match nascent.launch(&self.message, &fds) {
-            // It could not be made, and has said why.
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            given => given,
-        }
+        nascent.launch(&self.message, &fds)
     }
 }
