@@ -71,7 +71,9 @@ pub(crate) fn not_executed(path: &Path, error: io::Error) -> LaunchError {
              folder were away for a moment"
         }
         Some(Errno::NOEXEC) => "not a program for this machine; a script needs a `#!` line",
-        Some(Errno::TXTBSY) => "the file is open for writing",
+        Some(Errno::TXTBSY) => {
+            "the file, or the loader that it names, is open for writing; try again when it has been written"
+        }
         Some(Errno::TOOBIG) => {
             "arguments and environment are too large together; hand large input over on stdin"
         }
