@@ -31,6 +31,20 @@ async fn waiting() -> Vec<u32> {
 }
 
 #[test]
+fn one_that_waits_is_no_load() {
+    at(Level::Full, |engine| async move {
+        for pid in made_ahead(&engine).await {
+            // What sleeps uninterruptibly counts towards the machine's load (proc_loadavg(5)), and alarms who looks at it.
+            until(format!("{pid} sleeps"), PATIENCE, || {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                stat.contains(&format!("({INIT}) S ")).then_some(())
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
 fn one_that_is_killed_is_replaced_and_no_call_hears_of_it() {
     at(Level::Full, |engine| async move {
         let mut waiting = made_ahead(&engine).await;

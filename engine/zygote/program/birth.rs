@@ -1,5 +1,5 @@
 //! The program's own process, from its making until it becomes the program. It is made before its call is known, waits for
-//! that, and shares the memory of the sandbox's first process, which stands still meanwhile (vfork(2)).
+//! that, and shares the memory of the sandbox's first process, which stands still meanwhile.
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,7 @@
 //! Making, waiting for and signalling processes.
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use super::*;
 
 pub(crate) const CLONE_NEWNS: u64 = 0x0002_0000;
@@ -10,7 +12,7 @@ pub(crate) const CLONE_NEWPID: u64 = 0x2000_0000;
 pub(crate) const CLONE_NEWNET: u64 = 0x4000_0000;
 pub(crate) const CLONE_NEWCGROUP: u64 = 0x0200_0000;
 const CLONE_VM: c_int = 0x100;
-const CLONE_VFORK: c_int = 0x4000;
+const CLONE_CHILD_CLEARTID: c_int = 0x0020_0000;
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGTERM: i32 = 15;
 pub(crate) const SIGCHLD: i32 = 17;
@@ -39,10 +41,13 @@ pub(crate) fn fork(namespaces: u64) -> Result<i32> {
     Ok(call!(new::CLONE3, &raw const args, size_of::<CloneArgs>())? as i32)
 }
 
-/// Runs `entry` in a child that shares our memory, while we stand still until it executes a program or exits (vfork(2)). It has
-/// its own descriptors, credentials and namespaces.
+/// Runs `entry` in a child that shares our memory, while we stand still until it executes a program or exits. It has its own
+/// descriptors, credentials and namespaces.
 ///
 /// What it writes through its reference is there afterwards; what it had allocated when it executed a program, for ever.
+///
+/// As vfork(2), but that we wait as one waits for a lock: what waits in vfork(2) counts as load of the machine (proc_loadavg(5)),
+/// and this child may wait for hours.
 pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     struct Start<'a, T> {
         work: &'a mut T,
@@ -53,14 +58,28 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
         let start = unsafe { &mut *start.cast::<Start<'_, T>>() };
         (start.entry)(start.work)
     }
+    const SHARES: c_int = 1;
+    const FUTEX_WAIT: c_long = 0;
     let stack = Stack::new()?;
     let mut start = Start { work, entry };
-    // SAFETY: with CLONE_VFORK this thread does not go on before the child has left `begin` by exec or exit, so that stack
-    // and `start` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it. This program has one thread,
-    // and of us two only one runs at a time: the child may use the allocator and what is thread-local as a call of ours would.
-    let pid =
-        unsafe { clone(begin::<T>, stack.top(), CLONE_VM | CLONE_VFORK | SIGCHLD, (&raw mut start).cast()) };
-    if pid == -1 { Err(Errno::last()) } else { Ok(pid) }
+    let shares = AtomicI32::new(SHARES);
+    let flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
+    // SAFETY: this thread does not go on before the child has let go of our memory by exec or exit, so that stack, `start` and
+    // `shares` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it. This program has one thread,
+    // and until then it does nothing but wait: the child may use the allocator and what is thread-local as a call of ours would.
+    let pid = unsafe {
+        let (start, none, shares) = (&raw mut start, ptr::null_mut::<c_void>(), shares.as_ptr());
+        clone(begin::<T>, stack.top(), flags, start.cast(), none, none, shares)
+    };
+    if pid == -1 {
+        return Err(Errno::last());
+    }
+    // The kernel sets it to 0 and wakes us when the child's memory is not ours any more (set_tid_address(2)).
+    while shares.load(Ordering::Acquire) == SHARES {
+        // When it is not that any more, this fails, and says what the loop sees.
+        let _ = call!(nr::FUTEX, shares.as_ptr(), FUTEX_WAIT, SHARES, 0, 0, 0);
+    }
+    Ok(pid)
 }
 
 /// Memory for a stack, below which nothing may be touched.
