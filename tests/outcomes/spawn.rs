@@ -132,8 +132,8 @@ fn a_program_that_is_being_written() {
         LaunchStep::Exec,
         Errno::ETXTBSY,
         &path,
-        "could not be started: executing the program \"{}\" failed: Text file busy (os error 26); the file is open for \
-         writing",
+        "could not be started: executing the program \"{}\" failed: Text file busy (os error 26); the file, or the \
+         loader that it names, is open for writing; try again when it has been written",
     );
     drop(writer);
 }

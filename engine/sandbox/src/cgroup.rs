@@ -131,7 +131,19 @@ impl Cgroups {
     /// # Errors
     /// When none can be made or the limits cannot be set.
     pub fn take(&self, limits: &ResourceLimits) -> Result<Cgroup, CgroupError> {
-        let made = self.pool.take(Limits::new(limits)?)?;
+        self.take_as(limits, false)
+    }
+
+    /// The same for an execution that is to come: until it [begins](Cgroup::begin), the cgroup counts as one that waits.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    pub fn take_ahead(&self, limits: &ResourceLimits) -> Result<Cgroup, CgroupError> {
+        self.take_as(limits, true)
+    }
+
+    fn take_as(&self, limits: &ResourceLimits, ahead: bool) -> Result<Cgroup, CgroupError> {
+        let made = self.pool.take(Limits::new(limits)?, ahead)?;
         Ok(Cgroup { made: Some(made), pool: Arc::clone(&self.pool) })
     }
 
@@ -180,6 +192,13 @@ impl Cgroup {
     /// Nothing else may get hold of them: whoever can write there moves any process that it can name, with our rights.
     pub fn join(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.made().group.join().into_iter()
+    }
+
+    /// The execution that it was [taken ahead](Cgroups::take_ahead) for is there.
+    pub fn begin(&mut self) {
+        if let Some(made) = &mut self.made {
+            self.pool.begin(made);
+        }
     }
 
     /// Nobody is to [join](Self::join) it any more, and so its files need not stay open where there are many.

@@ -220,7 +220,7 @@ impl Launcher for Sandbox {
         };
         // Others launch meanwhile.
         for zygote in zygotes {
-            zygote.make_ahead(|limits| offer.as_ref()?.cgroup(limits).ok());
+            zygote.make_ahead(|limits| offer.as_ref()?.cgroup(limits, true).ok());
         }
     }
 
@@ -243,9 +243,8 @@ impl Launcher for Sandbox {
         let zygotes: Vec<_> = {
             let state = self.0.state();
             if let Some(cgroups) = state.offer.as_ref().and_then(|offer| offer.cgroups.as_ref()) {
-                let ready: usize = state.zygotes.values().map(|zygote| zygote.cgroups_ahead()).sum();
-                vitals.cgroups = (cgroups.taken().saturating_sub(ready) + cgroups.quarantined()) as u64;
-                vitals.pooled_cgroups = (cgroups.pooled() + ready) as u64;
+                vitals.cgroups = (cgroups.taken() + cgroups.quarantined()) as u64;
+                vitals.pooled_cgroups = cgroups.pooled() as u64;
             }
             // Only their ids leave: whoever holds the last of a zygote sees to its end.
             state.zygotes.values().filter_map(|zygote| zygote.pid()).collect()
@@ -357,7 +356,7 @@ impl Inner {
         let (nascent, cgroup) = match ready {
             Some(ready) => ready.into_parts(),
             None => {
-                let cgroup = offer.cgroup(&want.limits)?;
+                let cgroup = offer.cgroup(&want.limits, false)?;
                 let nascent = zygote.make(&want.kind, cgroup.as_ref(), true).map_err(lost)?;
                 match handover.give(&nascent) {
                     // It could not be made, and has said why.

@@ -82,6 +82,8 @@ pub(super) struct Made {
     /// What it had counted when it was last taken.
     pub(super) before: Counters,
     is_open: bool,
+    /// Taken for a call that is not known yet.
+    is_ahead: bool,
 }
 
 #[derive(Debug)]
@@ -101,8 +103,16 @@ struct State {
     /// The oldest first.
     aside: VecDeque<Vec<PathBuf>>,
     taken: usize,
+    /// Taken for calls that are not known yet.
+    ahead: usize,
     /// Whose files are open: those that are free, and some that are taken.
     open: usize,
+}
+
+impl State {
+    fn counter(&mut self, ahead: bool) -> &mut usize {
+        if ahead { &mut self.ahead } else { &mut self.taken }
+    }
 }
 
 impl Pool {
@@ -134,10 +144,17 @@ impl Pool {
         let name = self.next_name.fetch_add(1, Ordering::Relaxed).to_string();
         let group = self.place.make(&name)?;
         self.state().open += 1;
-        Ok(Made { group, limits: Limits::default(), before: Counters::none(), is_open: true })
+        Ok(Made {
+            group,
+            limits: Limits::default(),
+            before: Counters::none(),
+            is_open: true,
+            is_ahead: false,
+        })
     }
 
-    pub(super) fn take(&self, limits: Limits) -> Result<Made, CgroupError> {
+    /// With these limits; `ahead` of the call that it is for.
+    pub(super) fn take(&self, limits: Limits, ahead: bool) -> Result<Made, CgroupError> {
         if limits.quota.is_some() && !self.place.has_cpu() {
             let folder = self.place.folders().pop().unwrap_or_default();
             return Err(CgroupError::new("limiting processors in", folder, io::ErrorKind::Unsupported.into())
@@ -146,10 +163,7 @@ impl Pool {
         while let Some(mut made) = self.free_one(&limits) {
             // Somebody may have removed it behind our back: then it can neither be read nor written.
             match made.group.counters().map(|before| made.before = before) {
-                Ok(()) if self.limit(&mut made, limits).is_ok() => {
-                    self.state().taken += 1;
-                    return Ok(made);
-                }
+                Ok(()) if self.limit(&mut made, limits).is_ok() => return Ok(self.count(made, ahead)),
                 _ => self.set_aside(made),
             }
         }
@@ -158,8 +172,21 @@ impl Pool {
             self.set_aside(made);
             return Err(error);
         }
-        self.state().taken += 1;
-        Ok(made)
+        Ok(self.count(made, ahead))
+    }
+
+    fn count(&self, mut made: Made, ahead: bool) -> Made {
+        made.is_ahead = ahead;
+        *self.state().counter(ahead) += 1;
+        made
+    }
+
+    /// The call that it was taken for is there.
+    pub(super) fn begin(&self, made: &mut Made) {
+        let mut state = self.state();
+        *state.counter(made.is_ahead) -= 1;
+        state.taken += 1;
+        made.is_ahead = false;
     }
 
     /// Rather one that has these limits already.
@@ -204,7 +231,7 @@ impl Pool {
         let has_room = self.state().free.len() < self.most;
         let reusable = has_room && self.reopen(&mut made) && made.group.is_empty() && made.group.recycle();
         let mut state = self.state();
-        state.taken -= 1;
+        *state.counter(made.is_ahead) -= 1;
         if reusable && state.free.len() < self.most {
             state.free.push(made);
             return;
@@ -272,10 +299,10 @@ impl Pool {
         }
     }
 
-    /// Taken, free, and set aside.
+    /// Taken, waiting for a call, and set aside.
     pub(super) fn counts(&self) -> [usize; 3] {
         let state = self.state();
-        [state.taken, state.free.len(), state.aside.len()]
+        [state.taken, state.free.len() + state.ahead, state.aside.len()]
     }
 }
 

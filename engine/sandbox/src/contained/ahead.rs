@@ -21,7 +21,7 @@ pub(super) struct Ready {
     // They are dropped in this order: nobody may be in a cgroup that is given back.
     _waiting: Option<Waiting>,
     pub(super) nascent: Nascent,
-    pub(super) cgroup: Option<Cgroup>,
+    cgroup: Option<Cgroup>,
 }
 
 /// One at most, of what was wanted twice in a row.
@@ -99,12 +99,6 @@ impl Ahead {
         state.ready.take().into_iter().chain(useless).collect()
     }
 
-    /// How many cgroups they hold.
-    pub(super) fn cgroups(&self) -> usize {
-        let state = self.state();
-        state.ready.iter().chain(&state.useless).filter(|ready| ready.cgroup.is_some()).count()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,7 +112,8 @@ impl Ready {
     }
 
     /// It has its call now. The cgroup is to outlive the sandbox.
-    pub(super) fn into_parts(self) -> (Nascent, Option<Cgroup>) {
+    pub(super) fn into_parts(mut self) -> (Nascent, Option<Cgroup>) {
+        self.cgroup.iter_mut().for_each(Cgroup::begin);
         (self.nascent, self.cgroup)
     }
 }

@@ -132,10 +132,11 @@ impl Offer {
         Ok((offer, zygote))
     }
 
-    /// A cgroup with these limits, if there are cgroups.
-    pub(super) fn cgroup(&self, limits: &ResourceLimits) -> Result<Option<Cgroup>, LaunchError> {
+    /// A cgroup with these limits, if there are cgroups; `ahead` of the call that it is for.
+    pub(super) fn cgroup(&self, limits: &ResourceLimits, ahead: bool) -> Result<Option<Cgroup>, LaunchError> {
         let Some(cgroups) = &self.cgroups else { return Ok(None) };
-        cgroups.take(limits).map(Some).map_err(|error| {
+        let taken = if ahead { cgroups.take_ahead(limits) } else { cgroups.take(limits) };
+        taken.map(Some).map_err(|error| {
             let subject = format!("the cgroup: {} {}", error.action, error.path.display());
             LaunchError { hint: error.hint, ..LaunchError::new(LaunchStep::Sandbox, subject, error.source) }
         })

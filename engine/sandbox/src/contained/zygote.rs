@@ -203,11 +203,6 @@ impl Zygote {
         }
     }
 
-    /// How many cgroups are held by sandboxes without a call.
-    pub(super) fn cgroups_ahead(&self) -> usize {
-        self.ahead.cgroups()
-    }
-
     /// Makes a sandbox. `waits`: while the zygote has not read earlier messages. How that went, the sandbox says.
     pub(super) fn make(&self, kind: &Kind, cgroup: Option<&Cgroup>, waits: bool) -> Result<Nascent, Errno> {
         let (control, theirs) = socket::pair()?;
