@@ -93,8 +93,9 @@ impl Nascent {
         let heard = match socket::receive(&parts.control, socket::SMALL, until) {
             Ok(Some(heard)) => parts.note(heard),
             Ok(None) => Err(Unborn::Lost(Errno::PIPE)),
-            // It goes on.
-            Err(errno) => return Err(Unborn::Lost(errno)),
+            Err(errno @ Errno::TIMEDOUT) => return Err(Unborn::Lost(errno)),
+            // There was no descriptor left for what it said: that it has joined its cgroup, and who it is.
+            Err(errno) => Err(Unborn::Lost(errno)),
         };
         self.is_over |= heard.is_err();
         heard
