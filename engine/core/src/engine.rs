@@ -392,7 +392,7 @@ impl EngineBuilder {
         }
         self.launcher.keep_clean(&temp_dir);
         let tracker = TaskTracker::new();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = crate::running::cores() as usize;
         let max_running = self.max_running.unwrap_or(8 * cores);
         let lane = |name, threads| Lane::open(name, threads, tracker.clone()).map_err(BuildError::Thread);
         // Who has no turn yet starts nothing.

@@ -44,7 +44,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LOOK_AT_CPU: Duration = Duration::from_millis(10);
 
 /// How many processors a tool can use at once, and so how fast its time on them can pass.
-fn cores() -> u32 {
+pub(crate) fn cores() -> u32 {
     // Asked for once: it reads files.
     static CORES: LazyLock<u32> = LazyLock::new(|| {
         std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))

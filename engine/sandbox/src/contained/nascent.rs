@@ -93,11 +93,10 @@ impl Nascent {
         let heard = match socket::receive(&parts.control, socket::SMALL, until) {
             Ok(Some(heard)) => parts.note(heard),
             Ok(None) => Err(Unborn::Lost(Errno::PIPE)),
-            Err(errno @ Errno::TIMEDOUT) => return Err(Unborn::Lost(errno)),
-            // There was no descriptor left for what it said: that it has joined its cgroup, and who it is.
+            // There was no descriptor left for what it said: that it has joined its cgroup, and who it is. Or it was too late.
             Err(errno) => Err(Unborn::Lost(errno)),
         };
-        self.is_over |= heard.is_err();
+        self.is_over |= matches!(&heard, Err(unborn) if !matches!(unborn, Unborn::Lost(Errno::TIMEDOUT)));
         heard
     }
 

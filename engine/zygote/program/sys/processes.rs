@@ -74,7 +74,8 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     if pid == -1 {
         return Err(Errno::last());
     }
-    // The kernel sets it to 0 and wakes us when the child's memory is not ours any more (set_tid_address(2)).
+    // The kernel sets it to 0 and wakes us when the child's memory is not ours any more (set_tid_address(2)), however that ends;
+    // so this wait needs no bound.
     while shares.load(Ordering::Acquire) == SHARES {
         // When it is not that any more, this fails, and says what the loop sees.
         let _ = call!(nr::FUTEX, shares.as_ptr(), FUTEX_WAIT, SHARES, 0, 0, 0);
