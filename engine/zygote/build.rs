@@ -1,6 +1,6 @@
 //! Builds the zygote: one `rustc` of one program without dependencies, so that it works offline, from the sources of this
-//! crate alone, in anybody's workspace. Statically where there is a static libc, because a fork of a static program is
-//! cheaper; dynamically otherwise.
+//! crate alone, in anybody's workspace. Without a C library, so that it needs none to be there and is small: it is written to
+//! memory for each engine, and copied for each sandbox. Where that cannot be linked, with std and whatever std needs.
 
 #![expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through their environment")]
 
@@ -13,30 +13,49 @@ use std::{
 fn main() {
     println!("cargo::rerun-if-changed=program");
     println!("cargo::rerun-if-changed=src/protocol.rs");
+    println!("cargo::rustc-check-cfg=cfg(freestanding)");
     let out = PathBuf::from(variable("OUT_DIR")).join("zygote");
-    let linkage = if variable("CARGO_CFG_TARGET_OS") != "linux" {
+    let linkage = if variable("CARGO_CFG_TARGET_OS") == "linux" {
+        let mut reasons = Vec::new();
+        let linked = WAYS.iter().find(|(_, how)| build(&out, how).map_err(|why| reasons.push(why)).is_ok());
+        // Cargo shows them when asked to (`-vv`).
+        reasons.iter().for_each(|reason| println!("{reason}"));
+        linked.unwrap_or_else(|| panic!("the zygote could not be built:\n{}", reasons.join("\n"))).0
+    } else {
         // There are no namespaces elsewhere: only level 0 is offered.
         std::fs::write(&out, []).expect("OUT_DIR is writable");
         "none"
-    } else if let Err(no_static) = build(&out, true) {
-        if let Err(error) = build(&out, false) {
-            panic!("the zygote could not be built: {error}\nnor statically: {no_static}");
-        }
-        "dynamic"
-    } else {
-        "static"
     };
     println!("cargo::rustc-env=ZYGOTE_FILE={}", out.display());
     println!("cargo::rustc-env=ZYGOTE_LINKAGE={linkage}");
 }
 
-fn build(out: &Path, is_static: bool) -> Result<(), String> {
+/// How it may be built, the best first.
+const WAYS: [(&str, &[&str]); 3] = [
+    // Of nothing but what is in `program` and in the crates `core` and `alloc`; at fixed addresses, as nobody is there who could
+    // relocate it.
+    (
+        "freestanding",
+        &[
+            "--cfg=freestanding",
+            "-Ctarget-feature=+crt-static",
+            "-Crelocation-model=static",
+            "-Clto=fat",
+            "-Clink-arg=-nostartfiles",
+            "-Clink-arg=-nostdlib",
+        ],
+    ),
+    ("static", &["-Ctarget-feature=+crt-static"]),
+    ("dynamic", &["-Ctarget-feature=-crt-static"]),
+];
+
+fn build(out: &Path, how: &[&str]) -> Result<(), String> {
     let mut rustc = Command::new(variable("RUSTC"));
     rustc
         .args(["program/main.rs", "--crate-name", "run_tool_zygote", "--edition", "2024", "--target"])
         .arg(variable("TARGET"))
-        .args(["-C", "opt-level=2", "-C", "panic=abort", "-C", "strip=symbols", "-C", "codegen-units=1"])
-        .args(["-C", if is_static { "target-feature=+crt-static" } else { "target-feature=-crt-static" }])
+        .args(["-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Ccodegen-units=1"])
+        .args(how)
         .args(["--cap-lints", "allow", "-o"])
         .arg(out);
     if let Ok(linker) = env::var("RUSTC_LINKER") {

@@ -71,7 +71,8 @@ use crate::{
 /// Launches every process in a sandbox, at the highest level that this machine can do; but with
 /// [`Level::None`] in its policy a process is launched without.
 ///
-/// The first launch tries out what there is, and starts the zygote (about 3 ms). Cheap to clone.
+/// The first launch tries out what there is, and starts the zygote (about 3 ms), unless that was [done
+/// ahead](Launcher::warm_up). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sandbox(Arc<Inner>);
 
@@ -211,6 +212,10 @@ impl Launcher for Sandbox {
             return ProcessGroups.launch(spec);
         }
         self.0.launch(spec, level >= Level::NoCgroup)
+    }
+
+    fn warm_up(&self) {
+        let _ = self.0.offer();
     }
 
     fn prepare(&self) {

@@ -103,6 +103,10 @@ pub trait Launcher: Send + Sync + Debug {
     /// Starts a process. When this returns an error, nothing was left behind.
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError>;
 
+    /// Does what the first launch would otherwise have to do for all that come after it; what it finds wrong, a launch tells.
+    /// Blocks for milliseconds.
+    fn warm_up(&self) {}
+
     /// Makes ahead what the next launch will probably need, and ends what was made for one that did not come. Called after a
     /// launch, once that has been told, and never while or after this is [closed](Self::close). Blocks for milliseconds.
     fn prepare(&self) {}

@@ -1,20 +1,15 @@
 //! The program's own process, from its making until it becomes the program. It is made before its call is known, waits for
 //! that, and shares the memory of the sandbox's first process, which stands still meanwhile.
 
-use std::{
-    convert::Infallible,
-    ffi::CString,
-    fs,
-    io::{Read, Seek},
-    os::fd::{AsFd, OwnedFd},
-};
+use alloc::{ffi::CString, vec::Vec};
+use core::convert::Infallible;
 
 use crate::{
     protocol::{Event, Failure, Head, Launch, Step, What, Wire},
     sandbox::{Entered, Sandbox},
     seccomp,
     step::{At, Steps, failure},
-    sys::{self, Errno},
+    sys::{self, AsFd, Errno, OwnedFd},
     view,
 };
 
@@ -127,17 +122,13 @@ impl Task {
         let mut fds = fds.into_iter();
         let stdio = [fds.next()?, fds.next()?, fds.next()?];
         let mut mounts: Vec<_> = fds.collect();
-        let launch =
-            if apart { Launch::from_bytes(&read_all(mounts.pop()?)?) } else { Launch::from_bytes(message) };
+        let launch = if apart {
+            Launch::from_bytes(&sys::read_all(mounts.pop()?).ok()?)
+        } else {
+            Launch::from_bytes(message)
+        };
         Some(Self { launch: launch?, stdio, mounts })
     }
-}
-
-fn read_all(file: OwnedFd) -> Option<Vec<u8>> {
-    let (mut file, mut bytes) = (fs::File::from(file), Vec::new());
-    file.rewind().ok()?;
-    file.read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 fn become_program(birth: &mut Birth<'_>, task: Task) -> Steps<Infallible> {
@@ -148,7 +139,7 @@ fn become_program(birth: &mut Birth<'_>, task: Task) -> Steps<Infallible> {
     if let Some(entered) = entered {
         show(launch, entered, mounts)?;
         if launch.pid_max > 0 {
-            fs::write("/proc/sys/kernel/pid_max", launch.pid_max.to_string()).at(Step::PidMax, b"")?;
+            sys::write_to("/proc/sys/kernel/pid_max", launch.pid_max).at(Step::PidMax, b"")?;
         }
     }
     let own_ruleset = match ruleset {

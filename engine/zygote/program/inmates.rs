@@ -1,6 +1,6 @@
 //! Who lives in a sandbox besides its first process: asked to end, killed, or named.
 
-use std::{fs, io::Read};
+use alloc::{boxed::Box, ffi::CString, format, vec, vec::Vec};
 
 use crate::{
     protocol::{Bytes, Event},
@@ -40,7 +40,7 @@ impl Inmate {
         let stat = beginning(pid, "stat")?;
         // The name, in parentheses, may contain anything.
         let after = stat.iter().rposition(|byte| *byte == b')')?;
-        let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
+        let mut fields = core::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
         if matches!(fields.next()?, "Z" | "X" | "x") {
             return None;
         }
@@ -85,8 +85,7 @@ pub(crate) fn everybody(namespaced: bool) -> Vec<Inmate> {
 /// Who can be seen besides us; looked at one by one.
 fn visible() -> impl Iterator<Item = Inmate> {
     let own = sys::getpid();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pids = sys::entries(c"/proc").filter_map(|entry| entry.name.to_str().ok()?.parse::<i32>().ok());
     pids.filter(move |pid| *pid != own).filter_map(Inmate::of)
 }
 
@@ -116,7 +115,8 @@ fn command(pid: i32) -> Bytes {
 /// shown, so that it can be told that there is more. There may be hundreds of processes to look at, and the engine waits.
 fn beginning(pid: i32, file: &str) -> Option<Vec<u8>> {
     let mut bytes = vec![0; 1024];
-    let read = fs::File::open(format!("/proc/{pid}/{file}")).ok()?.read(&mut bytes).ok()?;
+    let path = CString::new(format!("/proc/{pid}/{file}")).ok()?;
+    let read = sys::read(sys::open(&path).ok()?, &mut bytes).ok()?;
     bytes.truncate(read);
     Some(bytes)
 }

@@ -1,22 +1,13 @@
 //! The keeper: starts the zygote, makes what only the engine's own user may make, and when the engine dies, by SIGKILL
 //! too, stays to remove what is left on disk.
 
-use std::{
-    ffi::OsStr,
-    fs,
-    io::{self, Read},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
-    time::{Duration, Instant},
-};
+use alloc::{ffi::CString, format, vec::Vec};
+use core::{ffi::CStr, time::Duration};
 
 use crate::{
     protocol::{Bytes, Event, Init, Request, Step, VERSION, Wire},
     step::{At, Steps, failure},
-    sys::{self, Errno},
+    sys::{self, AsFd, Errno, OwnedFd},
     zygote,
 };
 
@@ -29,11 +20,8 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     sys::set_name(c"run-tool-keeper");
     let Ok(Some((message, mut fds))) = sys::receive(&socket, true) else { sys::exit(1) };
     let is_ours = u32::from_bytes(&message) == Some(VERSION);
-    let mut init = Vec::new();
-    if let Some(file) = fds.pop() {
-        // What cannot be read is no message.
-        let _ = fs::File::from(file).read_to_end(&mut init);
-    }
+    // What cannot be read is no message.
+    let init = fds.pop().and_then(|file| sys::read_all(file).ok()).unwrap_or_default();
     let init = if is_ours { Init::from_bytes(&init) } else { None };
     let (Some(init), Some(zygote_socket), Some(engine)) = (init, fds.pop(), fds.pop()) else {
         let failed = failure(Step::Message, b"the versions of engine and zygote differ", Errno::PROTO);
@@ -136,44 +124,47 @@ fn id_map(owner: (u32, u32), user: (u32, u32)) -> Steps<OwnedFd> {
     };
     drop(held);
     let write = |map: &str, inside: u32, outside: u32| {
-        fs::write(format!("/proc/{pid}/{map}"), format!("{inside} {outside} 1"))
-            .at(Step::UserMap, map.as_bytes())
+        let path = format_args!("/proc/{pid}/{map}");
+        sys::write_to(path, format_args!("{inside} {outside} 1")).at(Step::UserMap, map.as_bytes())
     };
     let made = write("uid_map", owner.0, user.0)
         .and_then(|()| write("gid_map", owner.1, user.1))
-        .and_then(|()| fs::File::open(format!("/proc/{pid}/ns/user")).at(Step::UserMap, b"ns/user"));
+        .and_then(|()| sys::cstring(format!("/proc/{pid}/ns/user").as_bytes()).at(Step::UserMap, b"ns/user"))
+        .and_then(|path| sys::open(&path).at(Step::UserMap, b"ns/user"));
     drop(hold);
     let _ = sys::wait(pid);
-    Ok(made?.into())
+    made
 }
 
 /// Removes what the engine would have removed.
 fn clean_up(cgroups: &[Bytes], watched: &[Bytes], prefix: &Bytes) {
-    let until = Instant::now() + PATIENCE;
+    let until = sys::now() + PATIENCE;
     for cgroup in cgroups {
-        let path = Path::new(OsStr::from_bytes(&cgroup.0));
-        while !remove_cgroups(path) && Instant::now() < until {
+        while !remove_cgroups(&cgroup.0) && sys::now() < until {
             // What is in there has been killed, and is about to be gone.
             sys::poll([], Some(5));
         }
     }
     for folder in watched {
-        let entries = fs::read_dir(OsStr::from_bytes(&folder.0)).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(&prefix.0)) {
+        let Ok(path) = sys::cstring(&folder.0) else { continue };
+        for entry in sys::entries(&path).filter(|entry| entry.name.to_bytes().starts_with(&prefix.0)) {
             // It may be gone already.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = inside(&folder.0, &entry.name).and_then(|path| sys::remove_all(&path));
         }
     }
 }
 
 /// Removes a cgroup and those in it. Whether it is gone. Their files go with them.
-fn remove_cgroups(path: &Path) -> bool {
-    let children = fs::read_dir(path).into_iter().flatten().flatten();
-    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_cgroups(&child.path());
+fn remove_cgroups(path: &[u8]) -> bool {
+    let Ok(folder) = sys::cstring(path) else { return true };
+    for child in sys::entries(&folder).filter(|child| child.is_folder) {
+        if let Ok(child) = inside(path, &child.name) {
+            remove_cgroups(child.to_bytes());
+        }
     }
-    match fs::remove_dir(path) {
-        Ok(()) => true,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+    matches!(sys::remove_folder(&folder), Ok(()) | Err(Errno::NOENT))
+}
+
+fn inside(folder: &[u8], name: &CStr) -> sys::Result<CString> {
+    sys::cstring(&[folder, b"/", name.to_bytes()].concat())
 }

@@ -1,14 +1,11 @@
 //! Landlock (landlock(7)): a second fence inside the view, and below level 3 the only one.
 
-use std::{
-    fs::File,
-    os::fd::{AsFd, OwnedFd},
-};
+use alloc::format;
 
 use crate::{
     protocol::{Bytes, Step},
     step::{At, Steps},
-    sys::{self, Errno},
+    sys::{self, Errno, OwnedFd},
 };
 
 // Accesses to files, and the ABI they came with.
@@ -91,7 +88,7 @@ impl Landlock {
         if fenced.is_err() {
             return 0;
         }
-        let files = File::open("/").is_err_and(|error| error.raw_os_error() == Some(Errno::ACCES.0));
+        let files = sys::open(c"/").is_err_and(|errno| errno == Errno::ACCES);
         let scopes = self.abi >= 6
             && listener.is_ok()
             && sys::socket(1, 1, 0).and_then(|socket| sys::connect(&socket, name.as_bytes()))
@@ -134,10 +131,9 @@ impl Landlock {
         let allow = |place: &Bytes, access: u64| {
             let path = sys::cstring(&place.0).at(Step::Landlock, &place.0)?;
             let fd = open(&path).at(Step::Landlock, &place.0)?;
-            let fd = File::from(fd);
-            let is_folder = fd.metadata().map_err(Errno::from).at(Step::Landlock, &place.0)?.is_dir();
+            let is_folder = sys::file_info(&fd).at(Step::Landlock, &place.0)?.is_folder;
             let access = if is_folder { access } else { access & OF_FILE };
-            sys::landlock_allow(ruleset.as_fd(), &fd, access & all).at(Step::Landlock, &place.0)
+            sys::landlock_allow(ruleset, &fd, access & all).at(Step::Landlock, &place.0)
         };
         for place in readable {
             allow(place, READ)?;

@@ -10,10 +10,17 @@
     dead_code,
     reason = "the protocol is shared with the library, and each side uses its half"
 )]
+#![no_std]
+#![cfg_attr(freestanding, no_main)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+extern crate alloc;
+#[cfg(not(freestanding))]
+extern crate std;
 
 mod birth;
+#[cfg(freestanding)]
+mod freestanding;
+mod heap;
 mod inmates;
 mod keeper;
 mod landlock;
@@ -26,13 +33,18 @@ mod sys;
 mod view;
 mod zygote;
 
+#[cfg(not(freestanding))]
 fn main() {
+    begin()
+}
+
+/// The whole of it. Never returns.
+fn begin() -> ! {
     // Signals are read, not suffered; and what the engine ignored is not ignored by tools.
     sys::default_signals();
     if sys::block_signals(true).is_err() {
         sys::exit(1);
     }
-    // SAFETY: descriptor 0 is the engine's socket; nothing else in this program uses it.
-    let socket = unsafe { OwnedFd::from_raw_fd(0) };
-    keeper::live(socket)
+    // The engine's. Nothing else in this program uses it.
+    keeper::live(sys::OwnedFd::from_raw_fd(0))
 }

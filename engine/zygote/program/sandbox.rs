@@ -1,10 +1,7 @@
 //! The first process of a sandbox: builds it, makes the program's own process in it, watches over that, and is its end. When
 //! it dies, the kernel kills all others in its process id namespace; when they are all dead, it ends.
 
-use std::{
-    fs,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
+use alloc::vec::Vec;
 
 use crate::{
     birth::{self, Birth, Stillborn},
@@ -12,7 +9,7 @@ use crate::{
     landlock::Landlock,
     protocol::{Bytes, Event, Order, Step, Wire},
     step::{At, Steps},
-    sys::{self, Errno},
+    sys::{self, AsFd, Errno, OwnedFd},
     view,
 };
 
@@ -84,7 +81,7 @@ impl Seed {
                 Network::New { pool, .. } => all.push(pool),
             }
         }
-        all.into_iter().map(AsRawFd::as_raw_fd).collect()
+        all.into_iter().map(OwnedFd::as_raw_fd).collect()
     }
 }
 
@@ -177,8 +174,8 @@ fn enter(namespaces: Namespaces) -> Steps<Entered> {
     if let Ok(proc) = proc {
         view::attach(Some(proc), &Bytes(b"/proc".to_vec()))?;
     }
-    let own = fs::File::open("/proc/self/ns/mnt").at(Step::Proc, b"/proc/self/ns/mnt")?;
-    Ok(Entered { host, own: own.into() })
+    let own = sys::open(c"/proc/self/ns/mnt").at(Step::Proc, b"/proc/self/ns/mnt")?;
+    Ok(Entered { host, own })
 }
 
 /// A network namespace with nothing but loopback in it.
@@ -187,8 +184,8 @@ pub(crate) fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
     sys::loopback_up().at(Step::Network, b"lo")?;
     // The next user of this namespace shall not find ports taken by connections of this one. Not all kernels have it for
     // each namespace; then a port may stay taken for a minute.
-    let _ = fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0");
-    if let Ok(namespace) = fs::File::open("/proc/self/ns/net") {
+    let _ = sys::write_to("/proc/sys/net/ipv4/tcp_max_tw_buckets", 0);
+    if let Ok(namespace) = sys::open(c"/proc/self/ns/net") {
         // If it does not get there, the next one is new, too.
         let _ = sys::send(pool, &number.to_bytes(), &[namespace.as_fd()]);
     }
@@ -198,7 +195,7 @@ pub(crate) fn new_network(pool: &OwnedFd, number: u64) -> Steps<()> {
 /// Reaps whatever dies, passes on what the engine asks for, and ends when nobody is left, or nobody asks any more.
 fn oversee(control: &OwnedFd, watch: &Watch, namespaced: bool) -> ! {
     // Nothing else is needed any more; least of all a way out of the sandbox.
-    keep_only([control, &watch.signals].map(AsRawFd::as_raw_fd).into());
+    keep_only([control, &watch.signals].map(OwnedFd::as_raw_fd).into());
     let mut ended = false;
     let mut killing = false;
     loop {

@@ -5,6 +5,8 @@
 //! `unshare` and `clone` are not listed: the sandbox's own first process needs them, and they are of no use without
 //! capabilities and with `user.max_user_namespaces = 0`.
 
+use alloc::{vec, vec::Vec};
+
 use crate::sys::{self, Instruction};
 
 const PERM: u32 = 1;

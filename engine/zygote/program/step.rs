@@ -18,12 +18,6 @@ impl<T> At<T> for sys::Result<T> {
     }
 }
 
-impl<T> At<T> for std::io::Result<T> {
-    fn at(self, step: Step, subject: &[u8]) -> Steps<T> {
-        self.map_err(Errno::from).at(step, subject)
-    }
-}
-
 pub(crate) fn failure(step: Step, subject: &[u8], errno: Errno) -> Failure {
     Failure { step, subject: Bytes(subject.to_vec()), errno: errno.0 }
 }

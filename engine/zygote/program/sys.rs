@@ -1,11 +1,11 @@
-//! The system calls that std has no words for, each a small function that is safe to call.
+//! System calls, each a small function that is safe to call.
 //!
 //! No crate is used, so that the program can be built by one `rustc`; the numbers are the kernel's ABI
 //! (`include/uapi/asm-generic/unistd.h`, and for x86-64 `arch/x86/entry/syscalls/syscall_64.tbl`).
 
-use std::{
-    ffi::{CStr, CString, c_char, c_int, c_long, c_void},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+use alloc::{ffi::CString, string::ToString, vec, vec::Vec};
+use core::{
+    ffi::{CStr, c_char, c_int, c_long, c_void},
     ptr,
 };
 
@@ -15,39 +15,29 @@ pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
     pub(crate) const PERM: Errno = Errno(1);
+    pub(crate) const NOENT: Errno = Errno(2);
     pub(crate) const INTR: Errno = Errno(4);
     pub(crate) const IO: Errno = Errno(5);
     pub(crate) const CHILD: Errno = Errno(10);
     pub(crate) const AGAIN: Errno = Errno(11);
     pub(crate) const ACCES: Errno = Errno(13);
+    pub(crate) const EXIST: Errno = Errno(17);
+    pub(crate) const ISDIR: Errno = Errno(21);
     pub(crate) const INVAL: Errno = Errno(22);
     pub(crate) const STALE: Errno = Errno(116);
     pub(crate) const PROTO: Errno = Errno(71);
-
-    fn last() -> Self {
-        std::io::Error::last_os_error().into()
-    }
 }
 
-impl From<std::io::Error> for Errno {
-    fn from(error: std::io::Error) -> Self {
-        Errno(error.raw_os_error().unwrap_or(Errno::IO.0))
-    }
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
+
+/// What the kernel answered: errors are between -4095 and -1 (syscall(2)).
+fn answered(answer: c_long) -> Result<c_long> {
+    if (-4095..0).contains(&answer) { Err(Errno(-answer as i32)) } else { Ok(answer) }
 }
 
-pub(crate) type Result<T> = std::result::Result<T, Errno>;
-
-unsafe extern "C" {
-    fn syscall(number: c_long, ...) -> c_long;
-    fn clone(
-        entry: extern "C" fn(*mut c_void) -> c_int,
-        stack: *mut c_void,
-        flags: c_int,
-        arg: *mut c_void,
-        ...
-    ) -> c_int;
-    fn signal(number: c_int, handler: usize) -> usize;
-    fn _exit(status: c_int) -> !;
+/// The arguments of a system call: there are six, and those that a call does not have are 0.
+fn arguments<const N: usize>(given: [c_long; N]) -> [c_long; 6] {
+    core::array::from_fn(|index| given.get(index).copied().unwrap_or(0))
 }
 
 /// Numbers that differ between architectures: x86-64, aarch64.
@@ -67,6 +57,8 @@ numbers! {
     PRLIMIT64 = 302, 261; SETHOSTNAME = 170, 161; SECCOMP = 317, 277; SETRESUID = 117, 147; SETRESGID = 119, 149;
     SETGROUPS = 116, 159; DUP3 = 292, 24; FCHDIR = 81, 50; MKDIRAT = 258, 34; SYMLINKAT = 266, 36; OPENAT = 257, 56;
     PIPE2 = 293, 59; GETPID = 39, 172; MMAP = 9, 222; FUTEX = 202, 98; MUNMAP = 11, 215; GETPPID = 110, 173; GETPRIORITY = 140, 141;
+    READ = 0, 63; WRITE = 1, 64; CLOSE = 3, 57; LSEEK = 8, 62; FCNTL = 72, 25; GETDENTS64 = 217, 61; UNLINKAT = 263, 35;
+    STATX = 332, 291; CLONE = 56, 220; EXIT_GROUP = 231, 94; RT_SIGACTION = 13, 134; CLOCK_GETTIME = 228, 113;
 }
 /// Numbers that are the same everywhere.
 mod new {
@@ -90,32 +82,34 @@ macro_rules! call {
     ($number:expr $(, $arg:expr)* $(,)?) => {{
         // SAFETY: each use below passes the arguments that the call of this number takes; pointers are to live values of
         // the type and length that it wants, and none of these calls keeps them.
-        let done = unsafe { syscall($number, $($arg as c_long),*) };
-        if done == -1 { Err(Errno::last()) } else { Ok(done) }
+        let answer = unsafe { raw::syscall($number, arguments([$($arg as c_long),*])) };
+        answered(answer)
     }};
 }
 
 /// The descriptor that a system call has just returned.
 fn owned(fd: c_long) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
-}
-
-pub(crate) fn cstring(bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Errno::INVAL)
+    OwnedFd::from_raw_fd(fd as RawFd)
 }
 
 const AT_FDCWD: RawFd = -100;
 const AT_EMPTY_PATH: c_long = 0x1000;
 const AT_RECURSIVE: c_long = 0x8000;
 const O_CLOEXEC: c_long = 0o2000000;
-const O_PATH: u64 = 0o10000000;
+const O_PATH: c_long = 0o10000000;
 
 // Behind the macro that they use.
 mod descriptors;
+mod fd;
+mod files;
+mod memory;
 mod mounts;
 mod privileges;
 mod processes;
+mod raw;
 mod sockets;
+mod time;
 
-pub(crate) use self::{descriptors::*, mounts::*, privileges::*, processes::*, sockets::*};
+pub(crate) use self::{
+    descriptors::*, fd::*, files::*, memory::*, mounts::*, privileges::*, processes::*, sockets::*, time::*,
+};

@@ -1,35 +1,27 @@
 //! What a sandbox sees: the part that all have in common, built once for each set of places, and what a call adds.
 
-use std::{
-    ffi::OsStr,
-    fs::{self, File},
-    io::{self, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
-    },
-    path::Path,
-};
+use alloc::{ffi::CString, string::ToString, vec::Vec};
+use core::ffi::CStr;
 
 use crate::{
     protocol::{Bytes, Entry, Mount, Step, What},
     step::{At, Steps, failure},
-    sys::{self, Errno},
+    sys::{self, Errno, OwnedFd},
 };
 
 /// A mount namespace whose root holds the common view and empty places for what calls mount; read-only. The current mount
 /// namespace is the same afterwards.
 pub(crate) fn template(host: &OwnedFd, system: &[Entry], points: &[(Bytes, bool)]) -> Steps<OwnedFd> {
     sys::unshare(sys::CLONE_NEWNS).at(Step::View, b"")?;
-    let built = File::open("/proc/self/ns/mnt")
+    let built = sys::open(c"/proc/self/ns/mnt")
         .at(Step::View, b"/proc/self/ns/mnt")
-        .and_then(|namespace| build(system, points).map(|()| namespace.into()));
+        .and_then(|namespace| build(system, points).map(|()| namespace));
     sys::setns(host, sys::CLONE_NEWNS).at(Step::View, b"the host's mounts")?;
     built
 }
 
 /// The folder on which the new root is put together. It is there: we have just read from it.
-const STAGE: &std::ffi::CStr = c"/proc";
+const STAGE: &CStr = c"/proc";
 
 fn build(system: &[Entry], points: &[(Bytes, bool)]) -> Steps<()> {
     let options = [(c"mode", c"0755"), (c"size", c"4m")];
@@ -45,7 +37,7 @@ fn build(system: &[Entry], points: &[(Bytes, bool)]) -> Steps<()> {
             }
             Entry::File { path, content } => {
                 let file = sys::create_at(&root, &relative(&path.0)?, 0o444).at(Step::View, &path.0)?;
-                File::from(file).write_all(&content.0).at(Step::View, &path.0)?;
+                sys::write(file, &content.0).at(Step::View, &path.0)?;
             }
             Entry::Host { path, folder } => {
                 let mount = open_tree(&path.0)?;
@@ -83,19 +75,18 @@ fn open_tree(path: &[u8]) -> Steps<OwnedFd> {
 }
 
 /// The path without its leading slash.
-fn relative(path: &[u8]) -> Steps<std::ffi::CString> {
+fn relative(path: &[u8]) -> Steps<CString> {
     sys::cstring(path.strip_prefix(b"/").unwrap_or(path)).at(Step::View, path)
 }
 
 /// Makes a folder and those above it.
 fn folders(root: &OwnedFd, path: &[u8]) -> Steps<()> {
-    const EXISTS: Errno = Errno(17);
     let mut upto = Vec::new();
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
         upto.push(b'/');
         upto.extend_from_slice(part);
         match sys::mkdir_at(root, &relative(&upto)?, 0o755) {
-            Ok(()) | Err(EXISTS) => {}
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(failure(Step::View, &upto, errno)),
         }
     }
@@ -110,7 +101,7 @@ fn point(root: &OwnedFd, path: &[u8], folder: bool) -> Steps<()> {
     let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |at| &path[..at]);
     folders(root, parent)?;
     match sys::create_at(root, &relative(path)?, 0o444) {
-        Ok(_) | Err(Errno(17)) => Ok(()),
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(failure(Step::View, path, errno)),
     }
 }
@@ -126,9 +117,9 @@ pub(crate) fn prepare(
         What::Passed => passed.next().ok_or_else(|| failure(Step::Message, &target.0, Errno::PROTO)),
         What::Path { source, device, inode, read_only } => {
             let path = sys::cstring(&source.0).at(Step::Path, &source.0)?;
-            let fd = File::from(sys::open_path_strictly(&path).at(Step::Path, &source.0)?);
-            let there = fd.metadata().at(Step::Path, &source.0)?;
-            if (there.dev(), there.ino()) != (*device, *inode) {
+            let fd = sys::open_path_strictly(&path).at(Step::Path, &source.0)?;
+            let there = sys::file_info(&fd).at(Step::Path, &source.0)?;
+            if (there.device, there.inode) != (*device, *inode) {
                 return Err(failure(Step::Identity, &source.0, Errno::STALE));
             }
             let mount = sys::clone_mount(fd).at(Step::Clone, &source.0)?;
@@ -145,13 +136,7 @@ pub(crate) fn prepare(
 }
 
 /// A file system in memory.
-pub(crate) fn tmpfs(
-    target: &[u8],
-    size: u64,
-    inodes: u64,
-    mode: &std::ffi::CStr,
-    attributes: u64,
-) -> Steps<OwnedFd> {
+pub(crate) fn tmpfs(target: &[u8], size: u64, inodes: u64, mode: &CStr, attributes: u64) -> Steps<OwnedFd> {
     let size = sys::cstring(size.to_string().as_bytes()).at(Step::Tmpfs, target)?;
     let inodes = sys::cstring(inodes.to_string().as_bytes()).at(Step::Tmpfs, target)?;
     let options = [(c"size", &*size), (c"nr_inodes", &*inodes), (c"mode", mode)];
@@ -168,27 +153,35 @@ pub(crate) fn proc() -> sys::Result<OwnedFd> {
 /// Makes the place of a mount where it may not be there: in what is new and empty, as `/tmp` is. Elsewhere the common view
 /// or the host has it.
 pub(crate) fn make_place(mount: &Mount) -> Steps<()> {
-    let path = Path::new(OsStr::from_bytes(&mount.target.0));
-    if path.exists() {
+    let target = &mount.target.0;
+    let path = sys::cstring(target).at(Step::Attach, target)?;
+    if sys::open_path(&path).is_ok() {
         return Ok(());
     }
-    let made = if mount.folder {
-        make_folders(path)
-    } else {
-        let parent = path.parent().map_or(Ok(()), make_folders);
-        parent.and_then(|()| File::create_new(path)).map(drop)
+    let file = if mount.folder { None } else { Some(path) };
+    let folder = match &file {
+        None => &target[..],
+        Some(_) => target.iter().rposition(|byte| *byte == b'/').map_or(&target[..0], |at| &target[..at]),
     };
-    made.at(Step::Attach, &mount.target.0)
+    make_folders(folder).at(Step::Attach, target)?;
+    file.map_or(Ok(()), |path| sys::create(&path, 0o666).map(drop)).at(Step::Attach, target)
 }
 
-/// One after the other: the stack is small, and a path may have a thousand folders.
-fn make_folders(path: &Path) -> io::Result<()> {
-    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
-    missing.into_iter().rev().try_for_each(fs::create_dir)
+/// Those of them that are not there.
+fn make_folders(path: &[u8]) -> sys::Result<()> {
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    for end in ends.chain([path.len()]).filter(|end| *end > 0) {
+        match sys::mkdir(&sys::cstring(&path[..end])?, 0o777) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // It may be where nothing can be made, and be there.
+            Err(errno) => drop(sys::open_path(&sys::cstring(&path[..end])?).map_err(|_| errno)?),
+        }
+    }
+    Ok(())
 }
 
 /// An empty file that may not be read, in the common view.
-const EMPTY_FILE: &std::ffi::CStr = c"/run/empty";
+const EMPTY_FILE: &CStr = c"/run/empty";
 
 /// Attaches what was prepared.
 pub(crate) fn attach(mount: Option<OwnedFd>, target: &Bytes) -> Steps<()> {
@@ -199,5 +192,5 @@ pub(crate) fn attach(mount: Option<OwnedFd>, target: &Bytes) -> Steps<()> {
         }
     };
     let path = sys::cstring(&target.0).at(Step::Attach, &target.0)?;
-    sys::attach(mount.as_fd(), &path).at(Step::Attach, &target.0)
+    sys::attach(mount, &path).at(Step::Attach, &target.0)
 }

@@ -1,10 +1,7 @@
 //! The zygote: one thread that forks the first process of each sandbox.
 
-use std::{
-    collections::HashMap,
-    fs,
-    os::fd::{AsFd, OwnedFd},
-};
+use alloc::{collections::BTreeMap, format, vec::Vec};
+use core::fmt::Display;
 
 use crate::{
     landlock::Landlock,
@@ -12,7 +9,8 @@ use crate::{
     sandbox::{self, Namespaces, Network, Seed},
     seccomp,
     step::{At, Steps},
-    sys, view,
+    sys::{self, AsFd, OwnedFd},
+    view,
 };
 
 /// How many views of different places are kept. One that is used again is not made again (0.4 ms).
@@ -32,7 +30,7 @@ pub(crate) struct Zygote {
     /// With namespaces.
     host: Option<Host>,
     /// The sandboxes' first processes, and the number of the network each of them uses.
-    children: HashMap<i32, Option<Used>>,
+    children: BTreeMap<i32, Option<Used>>,
     /// How many were made, networks made ahead among them.
     made: u64,
 }
@@ -59,8 +57,18 @@ pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init
             if sys::send(&socket, &hello.to_bytes(), &[own.as_fd()]).is_err() {
                 sys::exit(1);
             }
-            Zygote { socket, engine, keeper, signals, own, landlock, host, children: HashMap::new(), made: 0 }
-                .serve()
+            Zygote {
+                socket,
+                engine,
+                keeper,
+                signals,
+                own,
+                landlock,
+                host,
+                children: BTreeMap::new(),
+                made: 0,
+            }
+            .serve()
         }
         Err(failed) => {
             let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
@@ -113,30 +121,25 @@ fn make_namespaces(init: &Init) -> Steps<(Host, Option<i32>)> {
     let (outside_uid, outside_gid) = ids()?;
     let namespaces = sys::CLONE_NEWUSER | sys::CLONE_NEWNS | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
     sys::unshare(namespaces).at(Step::Namespaces, b"")?;
-    let write = |path: &str, text: String, step| fs::write(path, text).at(step, path.as_bytes());
-    write("/proc/self/setgroups", "deny".into(), Step::UserMap)?;
+    let write = |path: &str, text: &dyn Display, step| sys::write_to(path, text).at(step, path.as_bytes());
+    write("/proc/self/setgroups", &"deny", Step::UserMap)?;
     let (uid, gid) = init.inside;
-    write("/proc/self/uid_map", format!("{uid} {outside_uid} 1"), Step::UserMap)?;
-    write("/proc/self/gid_map", format!("{gid} {outside_gid} 1"), Step::UserMap)?;
-    write("/proc/sys/user/max_user_namespaces", "0".into(), Step::NestedNamespaces)?;
+    write("/proc/self/uid_map", &format_args!("{uid} {outside_uid} 1"), Step::UserMap)?;
+    write("/proc/self/gid_map", &format_args!("{gid} {outside_gid} 1"), Step::UserMap)?;
+    write("/proc/sys/user/max_user_namespaces", &0, Step::NestedNamespaces)?;
     sys::make_mounts_slave().at(Step::Propagation, b"/")?;
     sys::sethostname(b"sandbox").at(Step::Namespaces, b"")?;
     sys::drop_bounding_set().at(Step::Capabilities, b"")?;
-    let mounts = fs::File::open("/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
+    let mounts = sys::open(c"/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
     let pool = sys::socket_pair().at(Step::Network, b"")?;
-    let host = Host {
-        mounts: mounts.into(),
-        system: init.system.clone(),
-        templates: Vec::new(),
-        networks: Vec::new(),
-        pool,
-    };
+    let host =
+        Host { mounts, system: init.system.clone(), templates: Vec::new(), networks: Vec::new(), pool };
     Ok((host, probe_proc()))
 }
 
 fn ids() -> Steps<(u32, u32)> {
-    let own = fs::metadata("/proc/self").at(Step::UserMap, b"/proc/self")?;
-    Ok((std::os::unix::fs::MetadataExt::uid(&own), std::os::unix::fs::MetadataExt::gid(&own)))
+    let own = sys::open(c"/proc/self").and_then(sys::file_info).at(Step::UserMap, b"/proc/self")?;
+    Ok((own.uid, own.gid))
 }
 
 /// A child that tries whether a /proc can be mounted in a new process id namespace, and process ids bounded there.
@@ -144,7 +147,7 @@ fn probe_proc() -> Option<i32> {
     let child = sys::fork(sys::CLONE_NEWPID);
     if child == Ok(0) {
         let Ok(proc) = view::proc() else { sys::exit(0) };
-        let bounded = sys::fchdir(&proc).is_ok() && fs::write("sys/kernel/pid_max", "400").is_ok();
+        let bounded = sys::fchdir(&proc).is_ok() && sys::write_to("sys/kernel/pid_max", 400).is_ok();
         sys::exit(if bounded { 3 } else { 1 })
     }
     child.ok()

@@ -4,6 +4,8 @@
 //! Both ends come from one build, so there is nothing to negotiate; the version is there so that a zygote from elsewhere
 //! (a path given by the embedder) is refused in words. Numbers are little-endian, sequences begin with their length.
 
+use alloc::vec::Vec;
+
 /// The version of these messages.
 pub const VERSION: u32 = 3;
 
@@ -469,6 +471,8 @@ kinds! {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::*;
 
     #[test]

@@ -129,7 +129,7 @@ pub enum Owners {
 /// The process that makes the sandboxes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ZygoteFound {
-    /// How it is linked: `static`, `dynamic` or `none`.
+    /// How it is linked: `freestanding` (with nothing but itself), `static` or `dynamic` (with a C library), or `none`.
     pub linkage: String,
     /// How long its start takes, in milliseconds; `None` when it does not start.
     pub start_ms: Option<f64>,
@@ -331,10 +331,10 @@ fn remarks(
             "use Linux 6.12 or newer, or what gives level 3",
         );
     }
-    if tool_zygote::LINKAGE == "dynamic" {
+    if ["static", "dynamic"].contains(&tool_zygote::LINKAGE) {
         say(
-            "the zygote is linked dynamically: each call costs more than it must".into(),
-            "build it where there is a static C library (`glibc-static`, or a musl target)",
+            "the zygote is linked with a C library: each call costs more than it must".into(),
+            "build it anew; `cargo build -vv` shows why it could not be linked without",
         );
     }
     remarks

@@ -1,6 +1,6 @@
 //! Making, waiting for and signalling processes.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, Ordering};
 
 use super::*;
 
@@ -11,8 +11,8 @@ pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 pub(crate) const CLONE_NEWPID: u64 = 0x2000_0000;
 pub(crate) const CLONE_NEWNET: u64 = 0x4000_0000;
 pub(crate) const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-const CLONE_VM: c_int = 0x100;
-const CLONE_CHILD_CLEARTID: c_int = 0x0020_0000;
+const CLONE_VM: u64 = 0x100;
+const CLONE_CHILD_CLEARTID: u64 = 0x0020_0000;
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGTERM: i32 = 15;
 pub(crate) const SIGCHLD: i32 = 17;
@@ -60,20 +60,17 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     }
     const SHARES: c_int = 1;
     const FUTEX_WAIT: c_long = 0;
+    const FLAGS: u64 = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD as u64;
     let stack = Stack::new()?;
     let mut start = Start { work, entry };
     let shares = AtomicI32::new(SHARES);
-    let flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
     // SAFETY: this thread does not go on before the child has let go of our memory by exec or exit, so that stack, `start` and
     // `shares` outlive it; the stack is as aligned as the ABI wants, and nobody else uses it. This program has one thread,
-    // and until then it does nothing but wait: the child may use the allocator and what is thread-local as a call of ours would.
-    let pid = unsafe {
-        let (start, none, shares) = (&raw mut start, ptr::null_mut::<c_void>(), shares.as_ptr());
-        clone(begin::<T>, stack.top(), flags, start.cast(), none, none, shares)
+    // and until then it does nothing but wait: the child may use the allocator as a call of ours would.
+    let answer = unsafe {
+        raw::clone(FLAGS as c_long, stack.top(), shares.as_ptr(), begin::<T>, (&raw mut start).cast())
     };
-    if pid == -1 {
-        return Err(Errno::last());
-    }
+    let pid = answered(answer)? as i32;
     // The kernel sets it to 0 and wakes us when the child's memory is not ours any more (set_tid_address(2)), however that ends;
     // so this wait needs no bound.
     while shares.load(Ordering::Acquire) == SHARES {
@@ -83,43 +80,11 @@ pub(crate) fn vfork<T>(work: &mut T, entry: fn(&mut T) -> i32) -> Result<i32> {
     Ok(pid)
 }
 
-/// Memory for a stack, below which nothing may be touched.
-struct Stack(*mut c_void);
-
-impl Stack {
-    const SIZE: usize = 256 << 10;
-    const GUARD: usize = 64 << 10;
-
-    fn new() -> Result<Self> {
-        const NONE: c_long = 0;
-        const READ_WRITE: c_long = 3;
-        const PRIVATE_ANONYMOUS: c_long = 0x22;
-        const FIXED: c_long = 0x10;
-        let whole = call!(nr::MMAP, 0, Self::GUARD + Self::SIZE, NONE, PRIVATE_ANONYMOUS, -1, 0)?;
-        let stack = Self(whole as *mut c_void);
-        // Over the upper part of what was just mapped, and is nobody else's.
-        let usable = whole + Self::GUARD as i64;
-        call!(nr::MMAP, usable, Self::SIZE, READ_WRITE, PRIVATE_ANONYMOUS | FIXED, -1, 0)?;
-        Ok(stack)
-    }
-
-    /// It grows down from here.
-    fn top(&self) -> *mut c_void {
-        self.0.wrapping_byte_add(Self::GUARD + Self::SIZE)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // It cannot fail for what was mapped.
-        let _ = call!(nr::MUNMAP, self.0, Self::GUARD + Self::SIZE);
-    }
-}
-
 /// Ends this process at once. Nothing is flushed or dropped.
 pub(crate) fn exit(status: i32) -> ! {
-    // SAFETY: it may be called at any time.
-    unsafe { _exit(status) }
+    loop {
+        let _ = call!(nr::EXIT_GROUP, status);
+    }
 }
 
 pub(crate) fn getpid() -> i32 {
@@ -208,9 +173,11 @@ pub(crate) fn block_signals(block: bool) -> Result<()> {
 
 /// Gives every signal its default effect.
 pub(crate) fn default_signals() {
+    // The kernel's struct sigaction, SIG_DFL being 0.
+    let default = [0u64; 4];
     for number in 1..=64 {
-        // SAFETY: SIG_DFL (0) runs no code of ours; numbers that cannot be changed are refused.
-        let _ = unsafe { signal(number, 0) };
+        // Numbers that cannot be changed are refused.
+        let _ = call!(nr::RT_SIGACTION, number, default.as_ptr(), 0, size_of::<u64>());
     }
 }
 
@@ -223,12 +190,11 @@ pub(crate) fn signalfd(signals: &[i32]) -> Result<OwnedFd> {
 
 /// Empties a signalfd. Whether `wanted` was among them, sent from outside of our process id namespace.
 pub(crate) fn drain_signals(signals: impl AsFd, wanted: i32) -> bool {
-    const NUMBER: i64 = if cfg!(target_arch = "x86_64") { 0 } else { 63 };
     // struct signalfd_siginfo: 128 bytes; the signal comes first, at 8 how it was sent, at 12 the sender's process id (0:
     // unknown in here). What was sent by kill(2) (SI_USER, 0) has a true sender; rt_sigqueueinfo(2) believes what it is told.
     let mut info = [0u32; 32];
     let mut seen = false;
-    while call!(NUMBER, signals.as_fd().as_raw_fd(), info.as_mut_ptr(), size_of_val(&info))
+    while call!(nr::READ, signals.as_fd().as_raw_fd(), info.as_mut_ptr(), size_of_val(&info))
         .is_ok_and(|read| read > 0)
     {
         seen |= info[0] == wanted as u32 && info[2] == 0 && info[3] == 0;

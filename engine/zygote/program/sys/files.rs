@@ -1,0 +1,240 @@
+//! Files and folders.
+
+use core::fmt::Display;
+
+use super::*;
+
+const DIRECTORY: c_long = if cfg!(target_arch = "x86_64") { 0o200000 } else { 0o40000 };
+const NOFOLLOW: c_long = if cfg!(target_arch = "x86_64") { 0o400000 } else { 0o100000 };
+
+/// A path, or whatever else the kernel wants with a zero at its end.
+pub(crate) fn cstring(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Errno::INVAL)
+}
+
+fn open_at(folder: RawFd, path: &CStr, flags: c_long, mode: u32) -> Result<OwnedFd> {
+    call!(nr::OPENAT, folder, path.as_ptr(), flags | O_CLOEXEC, mode).map(owned)
+}
+
+/// To read from.
+pub(crate) fn open(path: &CStr) -> Result<OwnedFd> {
+    open_at(AT_FDCWD, path, 0, 0)
+}
+
+/// A handle to what is there; following links.
+pub(crate) fn open_path(path: &CStr) -> Result<OwnedFd> {
+    open_at(AT_FDCWD, path, O_PATH, 0)
+}
+
+/// A handle to what is at this absolute path, if no symbolic link is on the way; if one is at its end, a handle to the link.
+/// Step by step, as the filter refuses openat2(2).
+pub(crate) fn open_path_strictly(path: &CStr) -> Result<OwnedFd> {
+    let open = |folder: RawFd, name: &CStr, flags| open_at(folder, name, O_PATH | NOFOLLOW | flags, 0);
+    let mut at = open(AT_FDCWD, c"/", DIRECTORY)?;
+    let mut names = path.to_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
+    while let Some(name) = names.next() {
+        // A link, opened without following it, is no folder.
+        let folder = if names.peek().is_some() { DIRECTORY } else { 0 };
+        at = open(at.as_raw_fd(), &cstring(name)?, folder)?;
+    }
+    Ok(at)
+}
+
+/// A new file for writing.
+pub(crate) fn create_at(folder: impl AsFd, name: &CStr, mode: u32) -> Result<OwnedFd> {
+    const WRONLY_CREAT_EXCL: c_long = 0o301;
+    open_at(folder.as_fd().as_raw_fd(), name, WRONLY_CREAT_EXCL, mode)
+}
+
+/// The same at a path.
+pub(crate) fn create(path: &CStr, mode: u32) -> Result<OwnedFd> {
+    create_at(HERE, path, mode)
+}
+
+pub(crate) fn mkdir_at(folder: impl AsFd, name: &CStr, mode: u32) -> Result<()> {
+    call!(nr::MKDIRAT, folder.as_fd().as_raw_fd(), name.as_ptr(), mode).map(drop)
+}
+
+/// The same at a path.
+pub(crate) fn mkdir(path: &CStr, mode: u32) -> Result<()> {
+    mkdir_at(HERE, path, mode)
+}
+
+pub(crate) fn symlink_at(target: &CStr, folder: impl AsFd, name: &CStr) -> Result<()> {
+    call!(nr::SYMLINKAT, target.as_ptr(), folder.as_fd().as_raw_fd(), name.as_ptr()).map(drop)
+}
+
+/// All of it.
+pub(crate) fn write(fd: impl AsFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match call!(nr::WRITE, fd.as_fd().as_raw_fd(), bytes.as_ptr(), bytes.len()) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => bytes = &bytes[written as usize..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// In one go, to a file of the kernel's that is there.
+pub(crate) fn write_to(path: impl Display, text: impl Display) -> Result<()> {
+    const WRONLY: c_long = 1;
+    let file = open_at(AT_FDCWD, &cstring(path.to_string().as_bytes())?, WRONLY, 0)?;
+    write(file, text.to_string().as_bytes())
+}
+
+/// What is there to read, of which `into` is the room. 0: it is at its end.
+pub(crate) fn read(fd: impl AsFd, into: &mut [u8]) -> Result<usize> {
+    loop {
+        match call!(nr::READ, fd.as_fd().as_raw_fd(), into.as_mut_ptr(), into.len()) {
+            Err(Errno::INTR) => {}
+            done => return done.map(|read| read as usize),
+        }
+    }
+}
+
+/// All of a file, whoever has read from it before.
+pub(crate) fn read_all(file: impl AsFd) -> Result<Vec<u8>> {
+    call!(nr::LSEEK, file.as_fd().as_raw_fd(), 0, 0)?;
+    let mut bytes = vec![0; file_info(&file)?.size as usize];
+    let mut length = 0;
+    while length < bytes.len() {
+        match read(&file, &mut bytes[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// What is known of a file.
+pub(crate) struct FileInfo {
+    pub(crate) is_folder: bool,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    size: u64,
+}
+
+/// Of an open one, or of one to which there is a handle.
+pub(crate) fn file_info(fd: impl AsFd) -> Result<FileInfo> {
+    const BASIC_STATS: c_long = 0x7ff;
+    const TYPE: u16 = 0o170000;
+    const FOLDER: u16 = 0o040000;
+    // struct statx (statx(2)).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Statx {
+        before: [u32; 5],
+        uid: u32,
+        gid: u32,
+        mode: u16,
+        spare: u16,
+        inode: u64,
+        size: u64,
+        between: [u64; 10],
+        device_it_is: [u32; 2],
+        device: [u32; 2],
+        after: [u64; 14],
+    }
+    const { assert!(size_of::<Statx>() == 256) };
+    let mut found = Statx::default();
+    let fd = fd.as_fd().as_raw_fd();
+    call!(nr::STATX, fd, c"".as_ptr(), AT_EMPTY_PATH, BASIC_STATS, &raw mut found)?;
+    // makedev(3)
+    let [major, minor] = found.device.map(u64::from);
+    let device =
+        (major & 0xffff_f000) << 32 | (major & 0xfff) << 8 | (minor & 0xffff_ff00) << 12 | minor & 0xff;
+    Ok(FileInfo {
+        is_folder: found.mode & TYPE == FOLDER,
+        uid: found.uid,
+        gid: found.gid,
+        device,
+        inode: found.inode,
+        size: found.size,
+    })
+}
+
+/// What is in a folder, read bit by bit.
+pub(crate) struct Entries {
+    folder: OwnedFd,
+    read: Vec<u8>,
+    /// What was not taken of it.
+    left: core::ops::Range<usize>,
+}
+
+/// One of them: its name, and whether it is a folder.
+pub(crate) struct Entry {
+    pub(crate) name: CString,
+    pub(crate) is_folder: bool,
+}
+
+/// Nothing, where there is no folder.
+pub(crate) fn entries(folder: &CStr) -> impl Iterator<Item = Entry> {
+    open_at(AT_FDCWD, folder, DIRECTORY, 0).ok().map(Entries::of).into_iter().flatten()
+}
+
+impl Entries {
+    fn of(folder: OwnedFd) -> Self {
+        Self { folder, read: vec![0; 16 << 10], left: 0..0 }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        // struct linux_dirent64 (getdents(2)): inode and offset of 8 bytes each, length of the entry, kind, name.
+        const LENGTH: usize = 16;
+        const KIND: usize = 18;
+        const NAME: usize = 19;
+        const FOLDER: u8 = 4;
+        loop {
+            if self.left.is_empty() {
+                let (room, length) = (self.read.as_mut_ptr(), self.read.len());
+                let read = call!(nr::GETDENTS64, self.folder.as_raw_fd(), room, length).ok()? as usize;
+                if read == 0 {
+                    return None;
+                }
+                self.left = 0..read;
+            }
+            let entry = self.read.get(self.left.clone())?;
+            let length = u16::from_ne_bytes(entry.get(LENGTH..KIND)?.try_into().ok()?);
+            let name = CStr::from_bytes_until_nul(entry.get(NAME..usize::from(length))?).ok()?;
+            self.left.start += usize::from(length);
+            if ![c".", c".."].contains(&name) {
+                return Some(Entry { name: name.into(), is_folder: entry[KIND] == FOLDER });
+            }
+        }
+    }
+}
+
+const REMOVEDIR: c_long = 0x200;
+
+/// An empty folder.
+pub(crate) fn remove_folder(path: &CStr) -> Result<()> {
+    call!(nr::UNLINKAT, AT_FDCWD, path.as_ptr(), REMOVEDIR).map(drop)
+}
+
+/// A folder and all that is in it. No link is followed, whoever changes it meanwhile.
+pub(crate) fn remove_all(path: &CStr) -> Result<()> {
+    remove_all_at(HERE, path)
+}
+
+fn remove_all_at(folder: impl AsFd, name: &CStr) -> Result<()> {
+    let at = folder.as_fd().as_raw_fd();
+    // It says that it is a folder in one of two ways, and for who is not root that it must not.
+    match call!(nr::UNLINKAT, at, name.as_ptr(), 0) {
+        Err(Errno::ISDIR | Errno::PERM | Errno::ACCES) => {}
+        done => return done.map(drop),
+    }
+    let inside = open_at(at, name, DIRECTORY | NOFOLLOW, 0)?;
+    let entries: Vec<_> = Entries::of(inside.try_clone()?).collect();
+    for entry in entries {
+        remove_all_at(&inside, &entry.name)?;
+    }
+    call!(nr::UNLINKAT, at, name.as_ptr(), REMOVEDIR).map(drop)
+}
