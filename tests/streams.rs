@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Dice, PATIENCE, assert_same, hostile, pattern, ready, until, with_engine};
+use support::{Dice, PATIENCE, assert_same, hostile, pattern, ready, until, wait_for_output, with_engine};
 use tokio::time::timeout;
 use tool_engine::{Call, Chunk, EngineBuilder, Event, EventKind, Events, Limits, Registry, State};
 
@@ -114,6 +114,8 @@ fn a_thousand_readers_that_vanish_cancel_nothing_and_leave_nothing() {
         let registry = engine.registry();
         let id = registry.submit(hostile(["sleep"])).unwrap().id;
         ready(&mut registry.events(&id, None).unwrap()).await;
+        // All that it writes: of two streams either may be read first.
+        wait_for_output(&mut registry.events(&id, None).unwrap(), "last words\n").await;
         let seen = registry
             .events(&id, None)
             .map(|mut events| std::iter::from_fn(|| events.try_next()).last().unwrap().seq);

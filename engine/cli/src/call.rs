@@ -11,14 +11,14 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use run_tool::{
-    Call, Engine, Launcher, Level, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, Stdin,
-    Tmpfs, Tool, Tools, manifest::unambiguous,
+    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, Stdin, Tmpfs, Tool,
+    Tools, manifest::unambiguous,
 };
 use serde_json::Value;
 
 use crate::{
     args::{Exec, Given, Run, Sandbox as SandboxArgs, Terms, UseUp},
-    declared, find_runtime, on_a_thread,
+    declared, find_runtime,
     values::{RuntimeChoice, SecretFrom, StdinFrom},
 };
 
@@ -158,17 +158,7 @@ pub(crate) fn engine_for(args: &SandboxArgs, around: &Surroundings) -> run_tool:
         // What there is is tried out as that user: the default one may not exist in a container.
         sandbox = sandbox.user(user);
     }
-    let sandbox = sandbox.build();
-    if args.level != Some(Level::None) {
-        warm_up(sandbox.clone());
-    }
-    engine(around).launcher(sandbox)
-}
-
-/// Has the sandbox get ready while we do.
-fn warm_up(sandbox: Sandbox) {
-    // Nobody waits for it but who needs it: the engine, for its first call and for its end. Without a thread the call does it.
-    let _ = on_a_thread("warm-up", move || sandbox.warm_up());
+    engine(around).launcher(sandbox.build())
 }
 
 /// What the arguments allow and forbid. Their paths are relative to the current folder.

@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, error::ErrorKind as UsageError};
-use run_tool::{Call, Engine, Execution, ExecutionError, Report, ReportDocument};
+use run_tool::{Call, Engine, Execution, ExecutionError, Level, Report, ReportDocument};
 
 use crate::{
     args::{Cli, Command, Common, Manage},
@@ -148,6 +148,10 @@ async fn execute(
     let around = Surroundings::look()?;
     // This may wait for input. Until it is there a signal ends us as it ends any program.
     let (engine, call, prints) = prepare(&around)?;
+    if common.terms.sandbox.level != Some(Level::None) {
+        // What makes sandboxes gets ready while the call does.
+        drop(engine.warm_up());
+    }
     let mut signals = Signals::listen()?;
     let live = match column {
         _ if common.events => Live::Events,

@@ -51,7 +51,10 @@ fn what_is_said_is_what_calls_get() {
     }
     assert_eq!(enforced["cgroup"].is_null(), found["cgroup"].is_null());
     assert!(found["trial"]["took_ms"].is_number(), "{found}");
-    assert!(["freestanding", "static", "dynamic"].contains(&found["zygote"]["linkage"].as_str().unwrap()), "{found}");
+    assert!(
+        ["freestanding", "static", "dynamic"].contains(&found["zygote"]["linkage"].as_str().unwrap()),
+        "{found}"
+    );
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(found["kernel"], kernel.trim());
     assert_eq!(found["folder"]["path"], "/var/tmp");

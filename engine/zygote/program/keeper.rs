@@ -19,10 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn live(socket: OwnedFd) -> ! {
     sys::set_name(c"run-tool-keeper");
     let Ok(Some((message, mut fds))) = sys::receive(&socket, true) else { sys::exit(1) };
-    let is_ours = u32::from_bytes(&message) == Some(VERSION);
-    // What cannot be read is no message.
-    let init = fds.pop().and_then(|file| sys::read_all(file).ok()).unwrap_or_default();
-    let init = if is_ours { Init::from_bytes(&init) } else { None };
+    let mut message = &message[..];
+    let is_ours = u32::read(&mut message) == Some(VERSION);
+    let init = if is_ours { Init::from_bytes(message) } else { None };
     let (Some(init), Some(zygote_socket), Some(engine)) = (init, fds.pop(), fds.pop()) else {
         let failed = failure(Step::Message, b"the versions of engine and zygote differ", Errno::PROTO);
         let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
@@ -30,7 +29,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     };
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
     let prefix = init.prefix.clone();
-    let (mut cgroups, mut watched) = (Vec::new(), init.watched.clone());
+    let (mut cgroups, mut watched) = (Vec::new(), Vec::new());
     let user = init.user;
     let zygote = match sys::fork(0) {
         Ok(0) => {

@@ -5,7 +5,7 @@ use core::fmt::Display;
 
 use crate::{
     landlock::Landlock,
-    protocol::{Bytes, Entry, Event, Hello, Init, Kind, Step, VERSION, Wire},
+    protocol::{Bytes, Entry, Event, Hello, Init, Kind, Step, VERSION, Wire, Wish},
     sandbox::{self, Namespaces, Network, Seed},
     seccomp,
     step::{At, Steps},
@@ -132,8 +132,7 @@ fn make_namespaces(init: &Init) -> Steps<(Host, Option<i32>)> {
     sys::drop_bounding_set().at(Step::Capabilities, b"")?;
     let mounts = sys::open(c"/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
     let pool = sys::socket_pair().at(Step::Network, b"")?;
-    let host =
-        Host { mounts, system: init.system.clone(), templates: Vec::new(), networks: Vec::new(), pool };
+    let host = Host { mounts, system: Vec::new(), templates: Vec::new(), networks: Vec::new(), pool };
     Ok((host, probe_proc()))
 }
 
@@ -188,7 +187,7 @@ impl Zygote {
             }
             if asked {
                 match sys::receive(&self.socket, false) {
-                    Ok(Some((kind, fds))) => self.make(&kind, fds),
+                    Ok(Some((wish, fds))) => self.fulfil(&wish, fds),
                     Ok(None) => sys::exit(0),
                     // A message that is too long for us cannot be answered: its sender's control socket went with it.
                     Err(_) => {}
@@ -240,19 +239,40 @@ impl Zygote {
         }
     }
 
-    fn make(&mut self, kind: &[u8], mut fds: Vec<OwnedFd>) {
-        // Whoever sent what is no kind waits at a control socket, if there is one among the descriptors: it closes now.
-        let (Some(kind), false) = (Kind::from_bytes(kind), fds.is_empty()) else { return };
-        let control = fds.remove(0);
-        if let Err(failed) = self.fork(kind, &control, fds) {
+    fn fulfil(&mut self, wish: &[u8], mut fds: Vec<OwnedFd>) {
+        // Whoever sent what is no wish waits at a control socket, if there is one among the descriptors: it closes now.
+        let (Some(wish), false) = (Wish::from_bytes(wish), fds.is_empty()) else { return };
+        let first = fds.remove(0);
+        match wish {
+            Wish::System => self.know_system(&first),
+            Wish::Sandbox { kind } => self.make(kind, &first, fds),
+        }
+    }
+
+    fn know_system(&mut self, file: &OwnedFd) {
+        let system = sys::read_all(file).ok().and_then(|text| Vec::from_bytes(&text));
+        let (Some(host), Some(system)) = (&mut self.host, system) else {
+            // There is no sandbox without it.
+            sys::exit(1)
+        };
+        host.system = system;
+    }
+
+    fn make(&mut self, kind: Kind, control: &OwnedFd, fds: Vec<OwnedFd>) {
+        if let Err(failed) = self.fork(kind, control, fds) {
             // The engine may be gone.
-            let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
+            let _ = sys::send(control, &Event::from(failed).to_bytes(), &[]);
         }
     }
 
     fn fork(&mut self, kind: Kind, control: &OwnedFd, joins: Vec<OwnedFd>) -> Steps<()> {
         self.made += 1;
         let number = self.made;
+        if self.host.as_ref().is_some_and(|host| host.networks.is_empty()) {
+            // The first, which was made ahead, may be ready.
+            self.note_network();
+            self.reap();
+        }
         let mut used = None;
         let namespaces = match &mut self.host {
             Some(host) => {

@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 /// The version of these messages.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The most bytes in one message. What is larger goes into a memory file whose descriptor is passed instead.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -166,12 +166,8 @@ message! {
         inside: (u32, u32),
         /// Whether to make namespaces. Without, the zygote only forks, for levels below 3.
         namespaces: bool,
-        /// Folders from which those are removed, when the engine has died, whose names begin with its prefix.
-        watched: Vec<Bytes>,
         /// How the names of the engine's own folders begin.
         prefix: Bytes,
-        /// What every sandbox shows.
-        system: Vec<Entry>,
     }
 }
 
@@ -239,7 +235,7 @@ kinds! {
             /// User and group on disk.
             owner: (u32, u32),
         } = 0,
-        /// Watch this folder, too: see [`Init::watched`]. There is no answer.
+        /// Remove from this folder, when the engine has died, what has a name that begins as its own do. There is no answer.
         Watch {
             /// The folder.
             folder: Bytes,
@@ -254,9 +250,22 @@ kinds! {
     }
 }
 
+kinds! {
+    /// Engine → zygote.
+    Wish {
+        /// What every sandbox shows, before the first of them: the file beside it has a sequence of [`Entry`].
+        System = 0,
+        /// Make a sandbox. Beside it: its end of the control socket, over which it is told what to run, and the files to join
+        /// cgroups by.
+        Sandbox {
+            /// Of this kind.
+            kind: Kind,
+        } = 1,
+    }
+}
+
 message! {
-    /// Engine → zygote: make a sandbox of this kind. Beside it: its end of the control socket, over which it is told what to run,
-    /// and the files to join cgroups by.
+    /// What has to be known to make a sandbox.
     Kind {
         /// Whether the tool shares the host's network.
         host_network: bool,

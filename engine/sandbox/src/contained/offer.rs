@@ -10,9 +10,9 @@ use rustix::process::{getegid, geteuid};
 use tool_zygote::protocol::{Bytes, Failure, Init, Step};
 
 use super::{
-    SandboxBuilder, bytes,
+    SandboxBuilder,
     hints::{self, Facts},
-    installed, is_root, system,
+    installed, is_root,
     zygote::{NoZygote, Source, Starting, Zygote},
 };
 use crate::{
@@ -70,9 +70,8 @@ impl Offer {
             return Ok((offer, None));
         }
         // It sets itself up while we look for cgroups.
-        let init = offer.init(offer.user, watched);
-        let starting =
-            (settings.highest >= Level::NoCgroup).then(|| Starting::begin(&settings.source(), &init));
+        let starting = (settings.highest >= Level::NoCgroup)
+            .then(|| Starting::begin(&settings.source(), &offer.init(offer.user), watched));
         if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
             match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
                 Ok(cgroups) => offer.cgroups = Some(cgroups),
@@ -149,7 +148,7 @@ impl Offer {
         user: Option<(u32, u32)>,
         watched: &[PathBuf],
     ) -> Result<Zygote, NoZygote> {
-        Starting::begin(source, &self.init(user, watched))?.set_up(self.cgroup_folders())
+        Starting::begin(source, &self.init(user), watched)?.set_up(self.cgroup_folders())
     }
 
     fn cgroup_folders(&self) -> Vec<PathBuf> {
@@ -157,20 +156,13 @@ impl Offer {
     }
 
     /// What a zygote for this user is told.
-    fn init(&self, user: Option<(u32, u32)>, watched: &[PathBuf]) -> Init {
+    fn init(&self, user: Option<(u32, u32)>) -> Init {
         let inside = match user {
             Some(_) => (INSIDE, INSIDE),
             None if is_root() => (INSIDE, INSIDE),
             None => (geteuid().as_raw(), getegid().as_raw()),
         };
-        Init {
-            user,
-            inside,
-            namespaces: self.namespaces,
-            watched: watched.iter().map(bytes).collect(),
-            prefix: Bytes(own_prefix().into()),
-            system: if self.namespaces { system::entries(inside) } else { Vec::new() },
-        }
+        Init { user, inside, namespaces: self.namespaces, prefix: Bytes(own_prefix().into()) }
     }
 }
 

@@ -22,14 +22,14 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
-use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire};
+use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire, Wish};
 
 use super::{
     ahead::{Ahead, Ready, Want},
     bytes, memory_file,
     nascent::Nascent,
     parting::Parting,
-    socket,
+    socket, system,
 };
 use crate::{cgroup::Cgroup, policy::ResourceLimits, vitals};
 
@@ -81,8 +81,9 @@ pub(super) enum NoZygote {
 pub(super) struct Starting(Zygote);
 
 impl Starting {
-    /// Starts the program and tells it what it is to be. Does not wait for it.
-    pub(super) fn begin(source: &Source, init: &Init) -> Result<Self, NoZygote> {
+    /// Starts the program, tells it what it is to be, and then what all sandboxes show, which is found out meanwhile. Does not wait
+    /// for it. When we die, its keeper removes what is ours in these folders.
+    pub(super) fn begin(source: &Source, init: &Init, watched: &[PathBuf]) -> Result<Self, NoZygote> {
         let failed = NoZygote::Start;
         let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
         let (keeper_socket, keeper_end) = pair()?;
@@ -101,7 +102,7 @@ impl Starting {
             socket,
             keeper_socket: Mutex::new(keeper_socket),
             keeper: Some((child, child_alive)),
-            told: AtomicUsize::new(init.watched.len()),
+            told: AtomicUsize::new(0),
             hello: Hello {
                 version: VERSION,
                 landlock_abi: 0,
@@ -114,7 +115,7 @@ impl Starting {
             namespaced: init.namespaces,
             ahead: Ahead::default(),
         };
-        match zygote.tell(theirs, init) {
+        match zygote.tell(theirs, init, watched) {
             Ok(()) => Ok(Self(zygote)),
             Err(none) => Err(zygote.gone(none)),
         }
@@ -135,15 +136,23 @@ impl Starting {
 }
 
 impl Zygote {
-    fn tell(&self, theirs: OwnedFd, init: &Init) -> Result<(), NoZygote> {
+    fn tell(&self, theirs: OwnedFd, init: &Init, watched: &[PathBuf]) -> Result<(), NoZygote> {
         let failed = NoZygote::Start;
+        let unheard = |errno: Errno| failed("speaking to the zygote", errno.into());
         let engine = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
-        let text = memory_file(&init.to_bytes()).map_err(|error| failed("writing to memory", error))?;
-        let fds = [engine.as_fd(), theirs.as_fd(), text.as_fd()];
-        // Our copy of its end goes, so that we see when it is gone.
-        socket::send(&*self.keeper_socket(), &VERSION.to_bytes(), &fds)
-            .map_err(|errno| failed("speaking to the zygote", errno.into()))
+        let (mut message, fds) = (VERSION.to_bytes(), [engine.as_fd(), theirs.as_fd()]);
+        init.put(&mut message);
+        socket::send(&*self.keeper_socket(), &message, &fds).map_err(unheard)?;
+        // So that we see when it is gone.
+        drop(theirs);
+        self.watch(watched);
+        if init.namespaces {
+            let system = memory_file(&system::entries(init.inside).to_bytes())
+                .map_err(|error| failed("writing to memory", error))?;
+            socket::send(&self.socket, &Wish::System.to_bytes(), &[system.as_fd()]).map_err(unheard)?;
+        }
+        Ok(())
     }
 
     fn hear_hello(&mut self) -> Result<(), NoZygote> {
@@ -207,7 +216,8 @@ impl Zygote {
     pub(super) fn make(&self, kind: &Kind, cgroup: Option<&Cgroup>, waits: bool) -> Result<Nascent, Errno> {
         let (control, theirs) = socket::pair()?;
         let joins = cgroup.into_iter().flat_map(Cgroup::join);
-        let (message, fds) = (kind.to_bytes(), iter::once(theirs.as_fd()).chain(joins).collect::<Vec<_>>());
+        let message = Wish::Sandbox { kind: kind.clone() }.to_bytes();
+        let fds: Vec<_> = iter::once(theirs.as_fd()).chain(joins).collect();
         if waits {
             socket::send(&self.socket, &message, &fds)?;
         } else {
