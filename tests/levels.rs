@@ -12,6 +12,8 @@ mod enforced;
 mod in_place;
 #[path = "levels/refused.rs"]
 mod refused;
+#[path = "levels/warm_up.rs"]
+mod warm_up;
 
 use std::{ffi::OsStr, path::Path};
 

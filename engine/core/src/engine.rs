@@ -118,10 +118,16 @@ impl Engine {
 
     /// Does ahead what the first call would otherwise do for all that come after it: finds out what this machine can do, and
     /// starts what makes the sandboxes, some milliseconds in all. Begins at once, on a thread of the engine's; the future is
-    /// ready when it is done, and dropping it changes nothing. What goes wrong, a call tells.
+    /// ready when it is done, and dropping it changes nothing. What goes wrong, a call tells. After a
+    /// [`shutdown`](Self::shutdown) there is nothing to do.
     pub fn warm_up(&self) -> impl Future<Output = ()> + Send + use<> {
-        let launcher = Arc::clone(&self.core.starter.launcher);
-        let warm = self.core.chores.spawn(move || launcher.warm_up());
+        let (launcher, closing) = (Arc::clone(&self.core.starter.launcher), self.closing());
+        let warm = self.core.chores.spawn(move || {
+            // A shutdown that has not been asked for yet waits for this.
+            if !closing.asked.is_cancelled() {
+                launcher.warm_up();
+            }
+        });
         async move { drop(warm.await) }
     }
 
