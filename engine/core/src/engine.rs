@@ -152,6 +152,13 @@ impl Engine {
         let core = &self.core;
         core.closing.asked.cancel();
         core.tracker.close();
+        // It is not the last word of the engine: another one may use the same launcher.
+        let close = || {
+            let launcher = Arc::clone(&core.starter.launcher);
+            core.chores.spawn(move || launcher.close())
+        };
+        // If nothing runs, while the last execution's remains are taken away; and once more, should that be wrong.
+        let early = (core.active() == 0).then(close);
         if timeout(grace, core.tracker.wait()).await.is_err() {
             core.closing.insisted.cancel();
             core.tracker.wait().await;
@@ -160,9 +167,10 @@ impl Engine {
         while core.starter.janitor.pending() > 0 && Instant::now() < until {
             sleep(Duration::from_millis(2)).await;
         }
-        let launcher = Arc::clone(&core.starter.launcher);
-        // It is not the last word of the engine: another one may use the same launcher.
-        let _ = core.chores.spawn(move || launcher.close()).await;
+        if let Some(early) = early {
+            let _ = early.await;
+        }
+        let _ = close().await;
         core.starts.close();
         core.chores.close();
         core.starter.janitor.close();

@@ -9,21 +9,57 @@ use crate::{
     sys::{self, Errno, OwnedFd},
 };
 
-/// A mount namespace whose root holds the common view and empty places for what calls mount; read-only. The current mount
-/// namespace is the same afterwards.
-pub(crate) fn template(host: &OwnedFd, system: &[Entry], points: &[(Bytes, bool)]) -> Steps<OwnedFd> {
+/// The common view without the places of calls: a mount namespace, and its root, which can still be written to.
+pub(crate) struct Bare {
+    pub(crate) namespace: OwnedFd,
+    pub(crate) root: OwnedFd,
+}
+
+/// The common view, built in a mount namespace of our own, in which we are afterwards.
+pub(crate) fn bare(system: &[Entry]) -> Steps<Bare> {
     sys::unshare(sys::CLONE_NEWNS).at(Step::View, b"")?;
-    let built = sys::open(c"/proc/self/ns/mnt")
-        .at(Step::View, b"/proc/self/ns/mnt")
-        .and_then(|namespace| build(system, points).map(|()| namespace));
+    let namespace = sys::open(c"/proc/self/ns/mnt").at(Step::View, b"/proc/self/ns/mnt")?;
+    Ok(Bare { namespace, root: build(system)? })
+}
+
+/// A mount namespace whose root holds the common view and empty places for what calls mount; read-only. `ahead`: most of it, if
+/// it is there. The current mount namespace is the same afterwards.
+pub(crate) fn template(
+    host: &OwnedFd,
+    system: &[Entry],
+    points: &[(Bytes, bool)],
+    ahead: Option<Bare>,
+) -> Steps<OwnedFd> {
+    let begun = match ahead {
+        Some(ahead) => sys::setns(&ahead.namespace, sys::CLONE_NEWNS).at(Step::View, b"").map(|()| ahead),
+        None => bare(system),
+    };
+    let built = begun.and_then(|Bare { namespace, root }| finish(&root, system, points).map(|()| namespace));
     sys::setns(host, sys::CLONE_NEWNS).at(Step::View, b"the host's mounts")?;
     built
+}
+
+/// Adds the places of calls.
+fn finish(root: &OwnedFd, system: &[Entry], points: &[(Bytes, bool)]) -> Steps<()> {
+    // Who mounts something in a folder of the host finds the place there.
+    let is_hosts = |point: &[u8]| {
+        system.iter().any(|entry| match entry {
+            Entry::Host { path, folder: true } => {
+                point.strip_prefix(&path.0[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            }
+            _ => false,
+        })
+    };
+    for (path, folder) in points.iter().filter(|(path, _)| !is_hosts(&path.0)) {
+        point(root, &path.0, *folder)?;
+    }
+    sys::restrict_mount(root, sys::MOUNT_RDONLY, false).at(Step::Attributes, b"/")
 }
 
 /// The folder on which the new root is put together. It is there: we have just read from it.
 const STAGE: &CStr = c"/proc";
 
-fn build(system: &[Entry], points: &[(Bytes, bool)]) -> Steps<()> {
+fn build(system: &[Entry]) -> Steps<OwnedFd> {
     let options = [(c"mode", c"0755"), (c"size", c"4m")];
     let root =
         sys::new_mount(c"tmpfs", &options, sys::MOUNT_NOSUID | sys::MOUNT_NODEV).at(Step::Tmpfs, b"/")?;
@@ -57,16 +93,13 @@ fn build(system: &[Entry], points: &[(Bytes, bool)]) -> Steps<()> {
     }
     folders(&root, b"/run")?;
     sys::create_at(&root, &relative(EMPTY_FILE.to_bytes())?, 0).at(Step::View, EMPTY_FILE.to_bytes())?;
-    for (path, folder) in points {
-        point(&root, &path.0, *folder)?;
-    }
     sys::attach(&root, STAGE).at(Step::Attach, b"/")?;
     for (path, mount) in mounts {
         sys::attach_at(mount, &root, &relative(&path.0)?).at(Step::Attach, &path.0)?;
     }
     sys::fchdir(&root).at(Step::Enter, b"/")?;
     sys::pivot_here().at(Step::Enter, b"/")?;
-    sys::restrict_mount(&root, sys::MOUNT_RDONLY, false).at(Step::Attributes, b"/")
+    Ok(root)
 }
 
 fn open_tree(path: &[u8]) -> Steps<OwnedFd> {

@@ -5,11 +5,11 @@ use core::fmt::Display;
 
 use crate::{
     landlock::Landlock,
-    protocol::{Bytes, Entry, Event, Hello, Init, Kind, Step, VERSION, Wire, Wish},
+    protocol::{Bytes, Entry, Event, Hello, Init, Kind, Step, VERSION, Wire},
     sandbox::{self, Namespaces, Network, Seed},
     seccomp,
-    step::{At, Steps},
-    sys::{self, AsFd, OwnedFd},
+    step::{At, Steps, failure},
+    sys::{self, AsFd, Errno, OwnedFd},
     view,
 };
 
@@ -43,6 +43,8 @@ struct Used {
 struct Host {
     mounts: OwnedFd,
     system: Vec<Entry>,
+    /// Whoever builds the view ahead hands it over here.
+    ahead: Option<OwnedFd>,
     /// The most recently used last.
     templates: Vec<(Vec<(Bytes, bool)>, OwnedFd)>,
     networks: Vec<OwnedFd>,
@@ -52,7 +54,7 @@ struct Host {
 /// Never returns.
 pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init) -> ! {
     sys::set_name(c"run-tool-zygote");
-    match set_up(init) {
+    match set_up(&socket, init) {
         Ok((host, hello, landlock, signals, own)) => {
             if sys::send(&socket, &hello.to_bytes(), &[own.as_fd()]).is_err() {
                 sys::exit(1);
@@ -79,7 +81,7 @@ pub(crate) fn live(socket: OwnedFd, engine: OwnedFd, keeper: OwnedFd, init: Init
 
 type SetUp = (Option<Host>, Hello, Landlock, OwnedFd, OwnedFd);
 
-fn set_up(init: Init) -> Steps<SetUp> {
+fn set_up(socket: &OwnedFd, init: Init) -> Steps<SetUp> {
     let own = sys::pidfd_open(sys::getpid()).at(Step::Watch, b"")?;
     let signals = sys::signalfd(&[sys::SIGCHLD]).at(Step::Watch, b"")?;
     if let Some((uid, gid)) = init.user {
@@ -96,7 +98,7 @@ fn set_up(init: Init) -> Steps<SetUp> {
     // It is tried out while we go on.
     let landlock = Landlock::probe();
     let made = if init.namespaces {
-        make_namespaces(&init).map(Some)
+        make_namespaces(socket, &init).map(Some)
     } else {
         sys::adopt_orphans().at(Step::Watch, b"").map(|()| None)
     };
@@ -115,7 +117,7 @@ fn set_up(init: Init) -> Steps<SetUp> {
     Ok((host, hello, landlock, signals, own))
 }
 
-fn make_namespaces(init: &Init) -> Steps<(Host, Option<i32>)> {
+fn make_namespaces(socket: &OwnedFd, init: &Init) -> Steps<(Host, Option<i32>)> {
     // What is written below belongs to root otherwise.
     sys::set_dumpable(true).at(Step::UserMap, b"")?;
     let (outside_uid, outside_gid) = ids()?;
@@ -132,8 +134,37 @@ fn make_namespaces(init: &Init) -> Steps<(Host, Option<i32>)> {
     sys::drop_bounding_set().at(Step::Capabilities, b"")?;
     let mounts = sys::open(c"/proc/self/ns/mnt").at(Step::Propagation, b"/proc/self/ns/mnt")?;
     let pool = sys::socket_pair().at(Step::Network, b"")?;
-    let host = Host { mounts, system: Vec::new(), templates: Vec::new(), networks: Vec::new(), pool };
-    Ok((host, probe_proc()))
+    let proc = probe_proc();
+    let system = hear_system(socket)?;
+    let ahead = build_ahead(&system);
+    let host = Host { mounts, system, ahead, templates: Vec::new(), networks: Vec::new(), pool };
+    Ok((host, proc))
+}
+
+/// What all sandboxes show. The engine gathers it while we set ourselves up, and if it dies, we see the end of the socket.
+fn hear_system(socket: &OwnedFd) -> Steps<Vec<Entry>> {
+    let heard = sys::receive(socket, true).at(Step::Message, b"what all sandboxes show")?;
+    let file = heard.and_then(|(_, mut fds)| fds.pop());
+    let text = file.and_then(|file| sys::read_all(file).ok());
+    text.and_then(|text| Vec::from_bytes(&text))
+        .ok_or_else(|| failure(Step::Message, b"what all sandboxes show", Errno::PROTO))
+}
+
+/// A child that builds the view while we go on: the kernel makes whoever takes mounts away wait for milliseconds. Without it,
+/// the first sandbox waits for the view.
+fn build_ahead(system: &[Entry]) -> Option<OwnedFd> {
+    let (ours, theirs) = sys::socket_pair().ok()?;
+    match sys::fork(0) {
+        Ok(0) => {
+            let done = sys::die_with_parent().is_ok()
+                && view::bare(system).is_ok_and(|view::Bare { namespace, root }| {
+                    sys::send(&theirs, b"\0", &[namespace.as_fd(), root.as_fd()]).is_ok()
+                });
+            sys::exit(i32::from(!done))
+        }
+        Ok(_) => Some(ours),
+        Err(_) => None,
+    }
 }
 
 fn ids() -> Steps<(u32, u32)> {
@@ -187,7 +218,7 @@ impl Zygote {
             }
             if asked {
                 match sys::receive(&self.socket, false) {
-                    Ok(Some((wish, fds))) => self.fulfil(&wish, fds),
+                    Ok(Some((kind, fds))) => self.make(&kind, fds),
                     Ok(None) => sys::exit(0),
                     // A message that is too long for us cannot be answered: its sender's control socket went with it.
                     Err(_) => {}
@@ -239,44 +270,28 @@ impl Zygote {
         }
     }
 
-    fn fulfil(&mut self, wish: &[u8], mut fds: Vec<OwnedFd>) {
-        // Whoever sent what is no wish waits at a control socket, if there is one among the descriptors: it closes now.
-        let (Some(wish), false) = (Wish::from_bytes(wish), fds.is_empty()) else { return };
-        let first = fds.remove(0);
-        match wish {
-            Wish::System => self.know_system(&first),
-            Wish::Sandbox { kind } => self.make(kind, &first, fds),
-        }
-    }
-
-    fn know_system(&mut self, file: &OwnedFd) {
-        let system = sys::read_all(file).ok().and_then(|text| Vec::from_bytes(&text));
-        let (Some(host), Some(system)) = (&mut self.host, system) else {
-            // There is no sandbox without it.
-            sys::exit(1)
-        };
-        host.system = system;
-    }
-
-    fn make(&mut self, kind: Kind, control: &OwnedFd, fds: Vec<OwnedFd>) {
-        if let Err(failed) = self.fork(kind, control, fds) {
+    fn make(&mut self, kind: &[u8], mut fds: Vec<OwnedFd>) {
+        // Whoever sent what is no kind waits at a control socket, if there is one among the descriptors: it closes now.
+        let (Some(kind), false) = (Kind::from_bytes(kind), fds.is_empty()) else { return };
+        let control = fds.remove(0);
+        if let Err(failed) = self.fork(kind, &control, fds) {
             // The engine may be gone.
-            let _ = sys::send(control, &Event::from(failed).to_bytes(), &[]);
+            let _ = sys::send(&control, &Event::from(failed).to_bytes(), &[]);
         }
     }
 
     fn fork(&mut self, kind: Kind, control: &OwnedFd, joins: Vec<OwnedFd>) -> Steps<()> {
         self.made += 1;
         let number = self.made;
+        let template = self.host.as_mut().map(|host| host.template(&kind.points)).transpose()?;
         if self.host.as_ref().is_some_and(|host| host.networks.is_empty()) {
-            // The first, which was made ahead, may be ready.
+            // The first, which was made ahead, may be ready by now.
             self.note_network();
             self.reap();
         }
         let mut used = None;
-        let namespaces = match &mut self.host {
-            Some(host) => {
-                let template = host.template(&kind.points)?;
+        let namespaces = match self.host.as_mut().zip(template) {
+            Some((host, template)) => {
                 let network = if kind.host_network {
                     Network::Host
                 } else if let Some(namespace) = host.networks.pop() {
@@ -311,7 +326,13 @@ impl Host {
         let known = self.templates.iter().position(|(known, _)| known == points);
         let (points, template) = match known {
             Some(index) => self.templates.remove(index),
-            None => (points.to_vec(), view::template(&self.mounts, &self.system, points)?),
+            None => {
+                // There is nothing to be heard of a child that could not.
+                let heard = self.ahead.take().and_then(|ahead| sys::receive(ahead, true).ok().flatten());
+                let ahead = heard.and_then(|(_, fds)| <[OwnedFd; 2]>::try_from(fds).ok());
+                let ahead = ahead.map(|[namespace, root]| view::Bare { namespace, root });
+                (points.to_vec(), view::template(&self.mounts, &self.system, points, ahead)?)
+            }
         };
         let again = template.try_clone().at(Step::View, b"")?;
         if self.templates.len() == MOST_TEMPLATES {

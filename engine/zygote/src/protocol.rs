@@ -250,22 +250,12 @@ kinds! {
     }
 }
 
-kinds! {
-    /// Engine → zygote.
-    Wish {
-        /// What every sandbox shows, before the first of them: the file beside it has a sequence of [`Entry`].
-        System = 0,
-        /// Make a sandbox. Beside it: its end of the control socket, over which it is told what to run, and the files to join
-        /// cgroups by.
-        Sandbox {
-            /// Of this kind.
-            kind: Kind,
-        } = 1,
-    }
-}
-
 message! {
-    /// What has to be known to make a sandbox.
+    /// Engine → zygote: make a sandbox of this kind. Beside it: its end of the control socket, over which it is told what to run,
+    /// and the files to join cgroups by.
+    ///
+    /// If there are namespaces, another message comes before the first of these: the [version](VERSION), and beside it a file with
+    /// what every sandbox shows, a sequence of [`Entry`].
     Kind {
         /// Whether the tool shares the host's network.
         host_network: bool,

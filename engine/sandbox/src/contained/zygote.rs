@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
-use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire, Wish};
+use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire};
 
 use super::{
     ahead::{Ahead, Ready, Want},
@@ -150,7 +150,7 @@ impl Zygote {
         if init.namespaces {
             let system = memory_file(&system::entries(init.inside).to_bytes())
                 .map_err(|error| failed("writing to memory", error))?;
-            socket::send(&self.socket, &Wish::System.to_bytes(), &[system.as_fd()]).map_err(unheard)?;
+            socket::send(&self.socket, &VERSION.to_bytes(), &[system.as_fd()]).map_err(unheard)?;
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Zygote {
     pub(super) fn make(&self, kind: &Kind, cgroup: Option<&Cgroup>, waits: bool) -> Result<Nascent, Errno> {
         let (control, theirs) = socket::pair()?;
         let joins = cgroup.into_iter().flat_map(Cgroup::join);
-        let message = Wish::Sandbox { kind: kind.clone() }.to_bytes();
+        let message = kind.to_bytes();
         let fds: Vec<_> = iter::once(theirs.as_fd()).chain(joins).collect();
         if waits {
             socket::send(&self.socket, &message, &fds)?;
