@@ -55,20 +55,36 @@ fn build(out: &Path, how: &[&str]) -> Result<(), String> {
         .args(["program/main.rs", "--crate-name", "run_tool_zygote", "--edition", "2024", "--target"])
         .arg(variable("TARGET"))
         .args(["-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Ccodegen-units=1"])
-        .args(how)
         .args(["--cap-lints", "allow", "-o"])
         .arg(out);
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.args(["-C", &format!("linker={linker}")]);
     }
     // What cargo was told for this target: `-C link-arg`, a linker, a sysroot. Instrumentation would need its runtime.
-    for flag in env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default().split('\x1f') {
-        if !flag.is_empty() && !flag.contains("instrument-coverage") && !flag.contains("sanitizer") {
-            rustc.arg(flag);
-        }
+    rustc.args(flags().iter().filter(|flag| {
+        let of = |kind: &str| flag.contains(kind);
+        !(of("instrument-coverage") || of("profile-generate") || of("sanitizer"))
+    }));
+    // Of two that contradict each other the last one holds.
+    rustc.args(how);
+    if variable("CARGO_CFG_TARGET_ENV") == "musl" && how.contains(&"--cfg=freestanding") {
+        // Or rustc adds where programs with a C library begin.
+        rustc.arg("-Clink-self-contained=no");
     }
     let done = rustc.output().map_err(|error| format!("rustc could not be started: {error}"))?;
     done.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&done.stderr).into_owned())
+}
+
+/// Those that cargo was given, each in one word.
+fn flags() -> Vec<String> {
+    let given = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let mut words = given.split('\x1f').filter(|word| !word.is_empty());
+    let mut flags = Vec::new();
+    while let Some(word) = words.next() {
+        let rest = if ["-C", "-Z"].contains(&word) { words.next() } else { None };
+        flags.push(format!("{word}{}", rest.unwrap_or_default()));
+    }
+    flags
 }
 
 fn variable(name: &str) -> String {

@@ -148,7 +148,7 @@ fn clean_up(cgroups: &[Bytes], watched: &[Bytes], prefix: &Bytes) {
         let Ok(path) = sys::cstring(&folder.0) else { continue };
         for entry in sys::entries(&path).filter(|entry| entry.name.to_bytes().starts_with(&prefix.0)) {
             // It may be gone already.
-            let _ = inside(&folder.0, &entry.name).and_then(|path| sys::remove_all(&path));
+            let _ = inside(&folder.0, &entry.name).and_then(|path| sys::remove_tree(&path));
         }
     }
 }

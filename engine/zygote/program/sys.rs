@@ -24,6 +24,7 @@ impl Errno {
     pub(crate) const EXIST: Errno = Errno(17);
     pub(crate) const ISDIR: Errno = Errno(21);
     pub(crate) const INVAL: Errno = Errno(22);
+    pub(crate) const NOTEMPTY: Errno = Errno(39);
     pub(crate) const STALE: Errno = Errno(116);
     pub(crate) const PROTO: Errno = Errno(71);
 }

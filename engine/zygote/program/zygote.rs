@@ -248,6 +248,10 @@ impl Zygote {
 
     fn reap(&mut self) {
         while let Ok(Some((pid, _, _))) = sys::reap_any() {
+            if matches!(self.children.get(&pid), Some(Some(Used { namespace: None, .. }))) {
+                // It has said so before it ended.
+                self.note_network();
+            }
             if let Some(Some(used)) = self.children.remove(&pid)
                 && let Some(namespace) = used.namespace
                 && let Some(host) = &mut self.host
@@ -286,7 +290,6 @@ impl Zygote {
         let template = self.host.as_mut().map(|host| host.template(&kind.points)).transpose()?;
         if self.host.as_ref().is_some_and(|host| host.networks.is_empty()) {
             // The first, which was made ahead, may be ready by now.
-            self.note_network();
             self.reap();
         }
         let mut used = None;

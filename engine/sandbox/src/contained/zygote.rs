@@ -143,14 +143,15 @@ impl Zygote {
             .map_err(|errno| failed("opening a handle to ourselves", errno.into()))?;
         let (mut message, fds) = (VERSION.to_bytes(), [engine.as_fd(), theirs.as_fd()]);
         init.put(&mut message);
-        socket::send(&*self.keeper_socket(), &message, &fds).map_err(unheard)?;
+        unless_gone(socket::send(&*self.keeper_socket(), &message, &fds)).map_err(unheard)?;
         // So that we see when it is gone.
         drop(theirs);
         self.watch(watched);
         if init.namespaces {
             let system = memory_file(&system::entries(init.inside).to_bytes())
                 .map_err(|error| failed("writing to memory", error))?;
-            socket::send(&self.socket, &VERSION.to_bytes(), &[system.as_fd()]).map_err(unheard)?;
+            unless_gone(socket::send(&self.socket, &VERSION.to_bytes(), &[system.as_fd()]))
+                .map_err(unheard)?;
         }
         Ok(())
     }
@@ -261,14 +262,18 @@ impl Zygote {
         self.told.load(Ordering::Acquire) < folders.len()
     }
 
-    /// Has the keeper remove our own folders in these, too, if we die before we can.
+    /// Has the keeper remove our own folders in these, too, if we die before we can. Those that it has no room for are told the next
+    /// time. Does not wait.
     pub(super) fn watch(&self, folders: &[PathBuf]) {
         let socket = self.keeper_socket();
         for folder in folders.iter().skip(self.told.load(Ordering::Acquire)) {
-            // It is dead: so is the zygote, and the next ones are told when they start.
-            let _ = socket::send(&*socket, &Request::Watch { folder: bytes(folder) }.to_bytes(), &[]);
+            let request = Request::Watch { folder: bytes(folder) }.to_bytes();
+            // If it is dead so is the zygote, and the next ones are told when they start.
+            if socket::send_now(&*socket, &request, &[]) == Err(Errno::AGAIN) {
+                return;
+            }
+            self.told.fetch_add(1, Ordering::AcqRel);
         }
-        self.told.fetch_max(folders.len(), Ordering::AcqRel);
     }
 
     fn ask(&self, request: &Request) -> Result<(), Errno> {
@@ -303,6 +308,14 @@ impl Zygote {
         let _ = socket::send_now(&*self.keeper_socket(), &Request::Farewell.to_bytes(), &[]);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         Some(Parting::new(keeper, keeper_alive, self.alive.take(), ready))
+    }
+}
+
+/// Who is gone may have said why, or is known to have died: that is heard next.
+fn unless_gone(sent: Result<(), Errno>) -> Result<(), Errno> {
+    match sent {
+        Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+        sent => sent,
     }
 }
 
@@ -375,4 +388,45 @@ fn spawn(path: &Path, socket: OwnedFd) -> io::Result<Child> {
     // Nothing that would take `std` off its fast path: the cost of posix_spawn does not grow with our memory.
     command.env_clear().stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use tool_zygote::protocol::Bytes;
+
+    use super::*;
+
+    fn begin(program: &Path, watched: &[PathBuf]) -> Result<Starting, NoZygote> {
+        let init = Init { user: None, inside: (0, 0), namespaces: true, prefix: Bytes(Vec::new()) };
+        Starting::begin(&Source::File(program.to_owned()), &init, watched)
+    }
+
+    /// So many that telling of them takes a while.
+    fn many() -> Vec<PathBuf> {
+        (0..5000).map(|number| format!("/nowhere/{number}").into()).collect()
+    }
+
+    /// Anything else would be taken for something that this machine cannot do.
+    #[test]
+    fn that_one_has_died_is_told_however_early_it_does() {
+        let watched = many();
+        for watched in [&watched[..], &[]].repeat(10) {
+            let ended = begin(Path::new("/bin/true"), watched).and_then(|starting| starting.set_up([]));
+            assert!(matches!(ended, Err(NoZygote::Died)), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_reads_nothing_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let deaf = folder.path().join("deaf");
+        fs::write(&deaf, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        fs::set_permissions(&deaf, fs::Permissions::from_mode(0o755)).unwrap();
+        let watched = many();
+        let Starting(zygote) = begin(&deaf, &watched).unwrap();
+        assert!(zygote.has_to_watch(&watched), "it was told of as many as there was room for");
+        zygote.end();
+    }
 }

@@ -219,22 +219,83 @@ pub(crate) fn remove_folder(path: &CStr) -> Result<()> {
     call!(nr::UNLINKAT, AT_FDCWD, path.as_ptr(), REMOVEDIR).map(drop)
 }
 
-/// A folder and all that is in it. No link is followed, whoever changes it meanwhile.
-pub(crate) fn remove_all(path: &CStr) -> Result<()> {
-    remove_all_at(HERE, path)
+/// A folder and all that is in it. No link is followed, whoever changes it meanwhile; and what is gone already is gone.
+pub(crate) fn remove_tree(path: &CStr) -> Result<()> {
+    remove_tree_at(HERE, path)
 }
 
-fn remove_all_at(folder: impl AsFd, name: &CStr) -> Result<()> {
+fn remove_tree_at(folder: impl AsFd, name: &CStr) -> Result<()> {
+    /// Who looks while others make and remove may miss some.
+    const LOOKS: usize = 8;
     let at = folder.as_fd().as_raw_fd();
-    // It says that it is a folder in one of two ways, and for who is not root that it must not.
-    match call!(nr::UNLINKAT, at, name.as_ptr(), 0) {
-        Err(Errno::ISDIR | Errno::PERM | Errno::ACCES) => {}
-        done => return done.map(drop),
+    let mut first = Ok(());
+    for _ in 0..LOOKS {
+        let inside = open_at(at, name, DIRECTORY | NOFOLLOW, 0)?;
+        // One by one: there may be millions.
+        for entry in Entries::of(inside.try_clone()?) {
+            let mut gone = call!(nr::UNLINKAT, inside.as_raw_fd(), entry.name.as_ptr(), 0).map(drop);
+            // It says that it is a folder in one of two ways, and for who is not root that it must not.
+            if matches!(gone, Err(Errno::ISDIR | Errno::PERM | Errno::ACCES)) {
+                gone = remove_tree_at(&inside, &entry.name);
+            }
+            if !matches!(gone, Err(Errno::NOENT)) {
+                first = first.and(gone);
+            }
+        }
+        match call!(nr::UNLINKAT, at, name.as_ptr(), REMOVEDIR) {
+            Err(Errno::NOTEMPTY) if first.is_ok() => {}
+            Err(errno) => return first.and(Err(errno)),
+            Ok(_) => return Ok(()),
+        }
     }
-    let inside = open_at(at, name, DIRECTORY | NOFOLLOW, 0)?;
-    let entries: Vec<_> = Entries::of(inside.try_clone()?).collect();
-    for entry in entries {
-        remove_all_at(&inside, &entry.name)?;
+    Err(Errno::NOTEMPTY)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::{ffi::OsStrExt, fs::symlink},
+        path::Path,
+    };
+
+    use super::*;
+
+    fn remove(path: &Path) -> Result<()> {
+        remove_tree(&cstring(path.as_os_str().as_bytes()).unwrap())
     }
-    call!(nr::UNLINKAT, at, name.as_ptr(), REMOVEDIR).map(drop)
+
+    #[test]
+    fn a_tree_is_removed_and_nothing_that_it_points_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tree, kept) = (folder.path().join("tree"), folder.path().join("kept"));
+        fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "x").unwrap();
+        fs::write(tree.join("a/b/file"), "x").unwrap();
+        symlink(&kept, tree.join("a/link")).unwrap();
+        symlink("nowhere", tree.join("dangling")).unwrap();
+        remove(&tree).unwrap();
+        assert!(!tree.exists() && kept.join("file").exists());
+        assert_eq!(remove(&tree), Err(Errno::NOENT));
+        // Only a folder is one, and no link to one.
+        symlink(&kept, &tree).unwrap();
+        assert!(remove(&tree).is_err() && remove(&kept.join("file")).is_err());
+        assert!(kept.join("file").exists());
+    }
+
+    #[test]
+    fn others_may_remove_something_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let files: std::vec::Vec<_> =
+            (0..5000).map(|number| tree.join(std::format!("file-{number}"))).collect();
+        files.iter().for_each(|file| fs::write(file, "").unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| files.iter().rev().for_each(|file| drop(fs::remove_file(file))));
+            remove(&tree).unwrap();
+        });
+        assert!(!tree.exists());
+    }
 }
