@@ -167,13 +167,13 @@ pub(crate) struct Entries {
 }
 
 /// One of them: its name, and whether it is a folder.
-pub(crate) struct Entry {
+pub(crate) struct FolderEntry {
     pub(crate) name: CString,
     pub(crate) is_folder: bool,
 }
 
 /// Nothing, where there is no folder.
-pub(crate) fn entries(folder: &CStr) -> impl Iterator<Item = Entry> {
+pub(crate) fn entries(folder: &CStr) -> impl Iterator<Item = FolderEntry> {
     open_at(AT_FDCWD, folder, DIRECTORY, 0).ok().map(Entries::of).into_iter().flatten()
 }
 
@@ -184,9 +184,9 @@ impl Entries {
 }
 
 impl Iterator for Entries {
-    type Item = Entry;
+    type Item = FolderEntry;
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<FolderEntry> {
         // struct linux_dirent64 (getdents(2)): inode and offset of 8 bytes each, length of the entry, kind, name.
         const LENGTH: usize = 16;
         const KIND: usize = 18;
@@ -206,7 +206,7 @@ impl Iterator for Entries {
             let name = CStr::from_bytes_until_nul(entry.get(NAME..usize::from(length))?).ok()?;
             self.left.start += usize::from(length);
             if ![c".", c".."].contains(&name) {
-                return Some(Entry { name: name.into(), is_folder: entry[KIND] == FOLDER });
+                return Some(FolderEntry { name: name.into(), is_folder: entry[KIND] == FOLDER });
             }
         }
     }
