@@ -208,3 +208,19 @@ fn is_all_gone() -> bool {
     let ours = left.iter().any(|(_, name)| name.starts_with("run-tool"));
     !ours && own_cgroups(process::id()).is_empty()
 }
+
+#[test]
+fn one_that_is_just_being_made_ends_with_the_engine() {
+    for _ in 0..20 {
+        at(Level::Full, |engine| async move {
+            for _ in 0..3 {
+                succeeded(engine.start(Call::command(["true"]))).await;
+            }
+            // The last call has just been told, and what it has made is still being made.
+            engine.shutdown(Duration::ZERO).await;
+            for name in [INIT, "run-tool-zygote", "run-tool-keeper"] {
+                assert_eq!(descendants_named(process::id(), name), [0; 0], "{name}");
+            }
+        });
+    }
+}

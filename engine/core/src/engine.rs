@@ -157,7 +157,7 @@ impl Engine {
             let launcher = Arc::clone(&core.starter.launcher);
             core.chores.spawn(move || launcher.close())
         };
-        // If nothing runs, while the last execution's remains are taken away; and once more, should that be wrong.
+        // If nothing runs, while the last execution's remains are taken away; and once more, as something may be in use.
         let early = (core.active() == 0).then(close);
         if timeout(grace, core.tracker.wait()).await.is_err() {
             core.closing.insisted.cancel();

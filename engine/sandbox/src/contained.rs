@@ -259,14 +259,18 @@ impl Launcher for Sandbox {
     }
 
     fn close(&self) {
-        let State { offer, zygotes, id_maps } = {
+        let (offer, id_maps, zygotes) = {
             // Nobody starts one meanwhile that would be left.
             let _starting = self.0.starting();
-            std::mem::take(&mut *self.0.state())
+            let mut state = self.0.state();
+            // Whoever gets one gets it under this lock: what nobody else has is ours alone.
+            let idle = state.zygotes.extract_if(|_, zygote| Arc::strong_count(zygote) == 1);
+            let idle: Vec<_> = idle.map(|(_, zygote)| zygote).collect();
+            let rest = if state.zygotes.is_empty() { std::mem::take(&mut *state) } else { State::default() };
+            (rest.offer, rest.id_maps, idle)
         };
-        // What still runs holds on to its zygote and its cgroup.
         let partings: Vec<Parting> =
-            zygotes.into_values().filter_map(Arc::into_inner).filter_map(Zygote::ask_to_end).collect();
+            zygotes.into_iter().filter_map(Arc::into_inner).filter_map(Zygote::ask_to_end).collect();
         // They take themselves apart while the cgroups are removed.
         drop((offer, id_maps));
         partings.into_iter().for_each(Parting::wait);

@@ -108,7 +108,7 @@ pub trait Launcher: Send + Sync + Debug {
     fn warm_up(&self) {}
 
     /// Makes ahead what the next launch will probably need, and ends what was made for one that did not come. Called after a
-    /// launch, once that has been told, and never while or after this is [closed](Self::close). Blocks for milliseconds.
+    /// launch, once that has been told. Blocks for milliseconds.
     fn prepare(&self) {}
 
     /// For each target, what still runs of it besides its leader. One pass serves all targets, and it ends within
@@ -124,8 +124,8 @@ pub trait Launcher: Send + Sync + Debug {
         LauncherVitals::default()
     }
 
-    /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew.
-    /// Blocks, for seconds at most.
+    /// Lets go of what is kept for the next launch: processes, cgroups, descriptors. A launch after that makes it anew. What is in
+    /// use at this moment stays, and goes when this is called again. Blocks, for seconds at most.
     fn close(&self) {}
 }
 

@@ -92,3 +92,26 @@ impl Parting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{Launcher, Policy, Sandbox};
+
+    /// Whoever closes it waits for the end of what he ends; what goes with its last user, nobody would wait for.
+    #[test]
+    fn one_that_is_in_use_is_ended_by_the_close_after_that() {
+        let sandbox = Sandbox::default();
+        sandbox.level(&Policy::default()).unwrap();
+        let used: Vec<_> = sandbox.0.state().zygotes.values().cloned().collect();
+        assert_eq!(used.len(), 1);
+        sandbox.close();
+        assert!(used.iter().all(|zygote| !zygote.is_gone()));
+        assert_eq!(sandbox.vitals().zygotes.len(), 1, "it is not forgotten");
+        let used: Vec<_> = used.into_iter().map(|zygote| Arc::downgrade(&zygote)).collect();
+        sandbox.close();
+        assert!(used.iter().all(|zygote| zygote.upgrade().is_none()));
+        assert_eq!(sandbox.vitals().zygotes, []);
+    }
+}
