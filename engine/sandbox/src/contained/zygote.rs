@@ -20,6 +20,7 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
+    net::sockopt::{Timeout, set_socket_timeout},
     process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
 use tool_zygote::protocol::{Event, Failure, Hello, Init, Kind, Request, Step, VERSION, Wire};
@@ -87,6 +88,9 @@ impl Starting {
         let failed = NoZygote::Start;
         let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
         let (keeper_socket, keeper_end) = pair()?;
+        // One that does not read for so long is of no use.
+        set_socket_timeout(&keeper_socket, Timeout::Send, Some(START))
+            .map_err(|errno| failed("bounding a socket", errno.into()))?;
         let (socket, theirs) = pair()?;
         let mut child = source.spawn(keeper_end).map_err(|error| failed("starting the zygote", error))?;
         let child_alive = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
@@ -125,8 +129,10 @@ impl Starting {
     pub(super) fn set_up(self, cgroups: impl IntoIterator<Item = PathBuf>) -> Result<Zygote, NoZygote> {
         let Self(mut zygote) = self;
         for folder in cgroups {
-            // It is dead: that is found out below.
-            let _ = zygote.ask(&Request::Cgroups { folder: bytes(folder) });
+            // If it is dead that is found out below.
+            if let Err(errno) = unless_gone(zygote.ask(&Request::Cgroups { folder: bytes(folder) })) {
+                return Err(zygote.gone(NoZygote::Start("speaking to the zygote", errno.into())));
+            }
         }
         match zygote.hear_hello() {
             Ok(()) => Ok(zygote),
@@ -419,14 +425,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_reads_nothing_holds_nobody_up() {
+    fn one_that_reads_nothing_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let deaf = folder.path().join("deaf");
         fs::write(&deaf, "#!/bin/sh\nexec sleep 1000\n").unwrap();
         fs::set_permissions(&deaf, fs::Permissions::from_mode(0o755)).unwrap();
         let watched = many();
-        let Starting(zygote) = begin(&deaf, &watched).unwrap();
-        assert!(zygote.has_to_watch(&watched), "it was told of as many as there was room for");
-        zygote.end();
+        let starting = begin(&deaf, &watched).unwrap();
+        assert!(starting.0.has_to_watch(&watched), "it was told of as many as there was room for");
+        let given_up = starting.set_up(["/nowhere".into()]);
+        assert!(matches!(given_up, Err(NoZygote::Start(..))), "{given_up:?}");
     }
 }
