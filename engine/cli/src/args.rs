@@ -5,7 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use run_tool::{AfterExit, Level, Network, Overflow, Tmpfs, units};
 
-use crate::{exit_code, values};
+use crate::{
+    exit_code,
+    values::{self, CgroupIn},
+};
 
 /// Runs the tools of AI agents: each call in a fresh process that cannot outlive it and ends in one truthful outcome.
 #[derive(Debug, Parser)]
@@ -148,9 +151,9 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "UID", value_parser = values::user)]
     pub(crate) user: Option<u32>,
 
-    /// A cgroup (version 2) that was delegated to us [default: found]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) cgroup: Option<PathBuf>,
+    /// A cgroup (version 2) that was delegated to us, or none [default: found, or asked of systemd]
+    #[arg(long, value_name = "DIR|none", value_hint = ValueHint::DirPath, value_parser = values::cgroup)]
+    pub(crate) cgroup: Option<CgroupIn>,
 }
 
 #[derive(Debug, Args)]
@@ -443,9 +446,10 @@ pub(crate) struct Sandbox {
     #[arg(long, value_name = "N|none", value_parser = units::parse_level)]
     pub(crate) level: Option<Level>,
 
-    /// A cgroup (version 2) that was delegated to us, for limits of all its processes together [default: found]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) cgroup: Option<PathBuf>,
+    /// A cgroup (version 2) that was delegated to us, for limits of all its processes together; with none they hold for each
+    /// process by itself [default: found, or asked of systemd]
+    #[arg(long, value_name = "DIR|none", value_hint = ValueHint::DirPath, value_parser = values::cgroup)]
+    pub(crate) cgroup: Option<CgroupIn>,
 }
 
 /// How much it may use.

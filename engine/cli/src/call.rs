@@ -11,15 +11,15 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use run_tool::{
-    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, Stdin, Tmpfs, Tool,
-    Tools, manifest::unambiguous,
+    Call, Engine, Limits, Manifest, Policy, ResourceLimits, Retry, Runtime, Sandbox, SandboxBuilder, Stdin,
+    Tmpfs, Tool, Tools, manifest::unambiguous,
 };
 use serde_json::Value;
 
 use crate::{
     args::{Exec, Given, Run, Sandbox as SandboxArgs, Terms, UseUp},
     declared, find_runtime,
-    values::{RuntimeChoice, SecretFrom, StdinFrom},
+    values::{CgroupIn, RuntimeChoice, SecretFrom, StdinFrom},
 };
 
 /// What the binary takes from its surroundings; the library takes nothing.
@@ -150,15 +150,26 @@ pub(crate) fn engine(around: &Surroundings) -> run_tool::EngineBuilder {
 
 /// With what a call asks of the launcher itself.
 pub(crate) fn engine_for(args: &SandboxArgs, around: &Surroundings) -> run_tool::EngineBuilder {
-    let mut sandbox = Sandbox::builder().temp_dir(&around.temp_dir);
-    if let Some(folder) = &args.cgroup {
-        sandbox = sandbox.cgroup(around.current.join(folder));
-    }
+    let mut sandbox =
+        with_cgroup(Sandbox::builder().temp_dir(&around.temp_dir), args.cgroup.as_ref(), around);
     if let Some(user) = args.user {
         // What there is is tried out as that user: the default one may not exist in a container.
         sandbox = sandbox.user(user);
     }
     engine(around).launcher(sandbox.build())
+}
+
+/// With cgroups where that was said.
+pub(crate) fn with_cgroup(
+    sandbox: SandboxBuilder,
+    cgroup: Option<&CgroupIn>,
+    around: &Surroundings,
+) -> SandboxBuilder {
+    match cgroup {
+        None => sandbox,
+        Some(CgroupIn::Nowhere) => sandbox.without_cgroup(),
+        Some(CgroupIn::Folder(folder)) => sandbox.cgroup(around.current.join(folder)),
+    }
 }
 
 /// What the arguments allow and forbid. Their paths are relative to the current folder.

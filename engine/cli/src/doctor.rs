@@ -12,7 +12,12 @@ use anyhow::Result;
 use run_tool::{CgroupVersion, Examination, Level, Owners, Proc, Runtime, Sandbox, Version};
 use serde_json::{Value, json};
 
-use crate::{args::Doctor, call::Surroundings, find_runtime, values::show_time};
+use crate::{
+    args::Doctor,
+    call::{Surroundings, with_cgroup},
+    find_runtime,
+    values::show_time,
+};
 
 /// It takes some 20 ms; a machine that is loaded may take a thousand times that.
 const BOUND: Duration = Duration::from_secs(30);
@@ -28,13 +33,10 @@ struct Found {
 
 /// With the exit code.
 pub(crate) fn doctor(args: &Doctor, around: &Surroundings) -> Result<u8> {
-    let mut sandbox =
-        Sandbox::builder().temp_dir(&around.temp_dir).highest(args.level.unwrap_or(Level::Full));
+    let sandbox = Sandbox::builder().temp_dir(&around.temp_dir).highest(args.level.unwrap_or(Level::Full));
+    let mut sandbox = with_cgroup(sandbox, args.cgroup.as_ref(), around);
     if let Some(user) = args.user {
         sandbox = sandbox.user(user);
-    }
-    if let Some(folder) = &args.cgroup {
-        sandbox = sandbox.cgroup(around.current.join(folder));
     }
     let sandbox = sandbox.build();
     let (found, runtimes) = thread::scope(|scope| {

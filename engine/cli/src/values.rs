@@ -165,6 +165,23 @@ pub(crate) fn stdin(text: &str) -> Result<StdinFrom, String> {
     Ok(if text == "-" { StdinFrom::Ours } else { StdinFrom::File(text.into()) })
 }
 
+/// Where cgroups are made.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum CgroupIn {
+    /// Nowhere: limits hold for each process by itself.
+    Nowhere,
+    /// In a folder that was delegated to us.
+    Folder(PathBuf),
+}
+
+pub(crate) fn cgroup(text: &str) -> Result<CgroupIn, String> {
+    match text {
+        "" => Err("give a folder, or none".into()),
+        "none" => Ok(CgroupIn::Nowhere),
+        folder => Ok(CgroupIn::Folder(folder.into())),
+    }
+}
+
 /// Bytes for people.
 pub(crate) fn show_size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -210,6 +227,13 @@ mod tests {
         assert_eq!(since("1970-01-01T00:00:01Z"), Ok(Since::At(second)));
         assert!(matches!(since("10m"), Ok(Since::At(time)) if time < SystemTime::now()));
         assert!(since("yesterday").unwrap_err().contains("10m"));
+    }
+
+    #[test]
+    fn where_cgroups_are() {
+        assert_eq!(cgroup("none"), Ok(CgroupIn::Nowhere));
+        assert_eq!(cgroup("./none"), Ok(CgroupIn::Folder("./none".into())));
+        assert!(cgroup("").is_err());
     }
 
     #[test]

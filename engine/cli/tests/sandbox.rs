@@ -53,6 +53,16 @@ fn scene(what: &str) -> Option<TempDir> {
 }
 
 #[test]
+fn without_a_cgroup_there_is_no_more_than_the_level_below() {
+    let Some(scene) = scene("a level") else { return };
+    let work = &scene.path().join("work");
+    let without = report(work, &["--cgroup", "none"], "true");
+    assert_eq!(without["enforced"]["level"], "no_cgroup", "{without}");
+    let (code, _, err) = said(work, &["--cgroup", "none", "--level", "4"], "true");
+    assert!(code == 125 && err.contains("`--cgroup none`"), "{code} {err}");
+}
+
+#[test]
 fn paths_are_shown_and_hidden_as_asked() {
     let Some(scene) = scene("paths") else { return };
     let work = &scene.path().join("work");

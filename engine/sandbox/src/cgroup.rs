@@ -29,6 +29,7 @@ mod file;
 mod kept;
 mod limits;
 mod pool;
+mod scope;
 mod stale;
 mod system;
 mod v1;
@@ -46,6 +47,7 @@ use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::scope::Scope;
 pub use self::system::System;
 use self::{
     limits::Limits,

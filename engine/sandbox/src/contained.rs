@@ -85,6 +85,7 @@ pub struct SandboxBuilder {
     source: Option<PathBuf>,
     temp_dir: PathBuf,
     cgroup: Option<PathBuf>,
+    without_cgroup: bool,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,14 @@ const OPEN_FILES: u64 = 4096;
 
 impl Default for SandboxBuilder {
     fn default() -> Self {
-        Self { highest: Level::Full, user: None, source: None, temp_dir: "/tmp".into(), cgroup: None }
+        Self {
+            highest: Level::Full,
+            user: None,
+            source: None,
+            temp_dir: "/tmp".into(),
+            cgroup: None,
+            without_cgroup: false,
+        }
     }
 }
 
@@ -152,9 +160,17 @@ impl SandboxBuilder {
         self
     }
 
-    /// A cgroup (version 2) that was delegated to us, to make those of calls in. Default: found.
+    /// A cgroup (version 2) that was delegated to us, to make those of calls in. Default: found, or had from systemd: where we are
+    /// in the scope of a session, `systemd-run` makes one for the zygote.
     pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(folder.into());
+        self
+    }
+
+    /// Makes no cgroups, and asks nobody for any. Limits hold for each process by itself, and the level is
+    /// [`Level::NoCgroup`] at most.
+    pub fn without_cgroup(mut self) -> Self {
+        self.without_cgroup = true;
         self
     }
 
@@ -443,8 +459,7 @@ impl Inner {
             return Ok(zygote);
         }
         let watched = self.watched().clone();
-        let zygote =
-            offer.start(&self.settings.source(), user, &watched).map_err(NoZygote::into_launch_error)?;
+        let zygote = offer.start(&self.settings, user, &watched).map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
         self.state().zygotes.insert(key, Arc::clone(&zygote));
         Ok(zygote)
@@ -473,8 +488,16 @@ impl Inner {
     /// What was found out before. Each keeper knows all folders to watch afterwards: whoever makes something in them asks for
     /// the offer first.
     fn known_offer(&self) -> Option<Arc<Offer>> {
-        let state = self.state();
+        let mut state = self.state();
         let offer = Arc::clone(state.offer.as_ref()?);
+        let key = offer.user.map(|(uid, _)| uid);
+        if offer.scope.is_some() && state.zygotes.get(&key).is_none_or(|zygote| zygote.is_gone()) {
+            // systemd removes the scope of a zygote that is gone: what there is, is found out anew.
+            let gone = state.offer.take();
+            drop(state);
+            drop(gone);
+            return None;
+        }
         let watched = self.watched();
         let untold = state.zygotes.values().filter(|zygote| zygote.has_to_watch(&watched));
         let untold: Vec<_> = untold.cloned().collect();
@@ -500,6 +523,10 @@ fn died(error: io::Error) -> LaunchError {
 }
 
 impl SandboxBuilder {
+    fn wants_cgroups(&self) -> bool {
+        !self.without_cgroup && matches!(self.highest, Level::Full | Level::NoNamespaces)
+    }
+
     fn source(&self) -> Source {
         match &self.source {
             Some(path) => Source::File(path.clone()),

@@ -1,7 +1,7 @@
 //! The keeper: starts the zygote, makes what only the engine's own user may make, and when the engine dies, by SIGKILL
 //! too, stays to remove what is left on disk.
 
-use alloc::{ffi::CString, format, vec::Vec};
+use alloc::{ffi::CString, format, string::String, vec, vec::Vec};
 use core::{ffi::CStr, time::Duration};
 
 use crate::{
@@ -27,6 +27,12 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
         sys::exit(1)
     };
+    if let Some(mount) = &init.scope
+        && let Err(failed) = settle(mount)
+    {
+        let _ = sys::send(&zygote_socket, &Event::from(failed).to_bytes(), &[]);
+        sys::exit(1)
+    }
     let Ok(own) = sys::pidfd_open(sys::getpid()) else { sys::exit(1) };
     let prefix = init.prefix.clone();
     let (mut cgroups, mut watched) = (Vec::new(), Vec::new());
@@ -84,6 +90,24 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
     end(&zygote_alive, zygote, zygote_died);
     clean_up(&cgroups, &watched, &prefix);
     sys::exit(0)
+}
+
+/// Goes into a child of the cgroup that was made for us, which then holds no process and can hand its controllers down to the
+/// cgroups of calls. `mount`: where the hierarchy is mounted.
+fn settle(mount: &Bytes) -> Steps<()> {
+    const OWN: &CStr = c"/proc/self/cgroup";
+    // Whoever executed us there was handed our program as its standard output.
+    let null = sys::open(c"/dev/null").at(Step::Cgroup, b"/dev/null")?;
+    sys::dup_to(null, 1).at(Step::Cgroup, b"/dev/null")?;
+    let mut text = vec![0; 8192];
+    let read = sys::open(OWN).and_then(|file| sys::read(file, &mut text)).at(Step::Cgroup, OWN.to_bytes())?;
+    // The line of v2 (cgroups(7)).
+    let own = text[..read].split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+    let own = own.ok_or_else(|| failure(Step::Cgroup, OWN.to_bytes(), Errno::NOENT))?;
+    let folder = [&mount.0, own, b"/keeper"].concat();
+    sys::cstring(&folder).and_then(|path| sys::mkdir(&path, 0o755)).at(Step::Cgroup, &folder)?;
+    let procs = [&folder[..], b"/cgroup.procs"].concat();
+    sys::write_to(String::from_utf8_lossy(&procs), 0).at(Step::Cgroup, &procs)
 }
 
 /// Waits for the end of the zygote. It sees what we saw; in case it does not look, it is killed.

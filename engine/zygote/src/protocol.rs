@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 /// The version of these messages.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The most bytes in one message. What is larger goes into a memory file whose descriptor is passed instead.
 pub const MAX_MESSAGE: usize = 128 << 10;
@@ -168,6 +168,8 @@ message! {
         namespaces: bool,
         /// How the names of the engine's own folders begin.
         prefix: Bytes,
+        /// In a cgroup that was made for the zygote: where its hierarchy (v2) is mounted.
+        scope: Option<Bytes>,
     }
 }
 

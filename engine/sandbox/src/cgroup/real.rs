@@ -150,6 +150,7 @@ fn an_unprivileged_process_joins_and_is_counted() {
     let mut tool = Tool::start(&cgroup, "sleep 60");
     wait_until("the process is in the cgroup", || cgroup.processes().contains(&tool.0.id()));
     wait_until("it has joined everywhere", || cgroup.cpu_used() > Some(Duration::ZERO));
+    wait_until("memory was charged", || cgroup.counters().peak_memory > Some(0));
     let _ = tool.0.kill();
     assert_eq!(tool.code(), None, "it joined, so it did not exit by itself");
     let counters = cgroup.counters();

@@ -12,6 +12,8 @@ use rustix::process::{Resource, getrlimit};
 #[derive(Clone, Debug)]
 pub struct System {
     root: PathBuf,
+    /// Whose place in the hierarchies it is: a process, as /proc names it.
+    process: String,
     pub(super) mkdir: fn(&Path) -> io::Result<()>,
     pub(super) rmdir: fn(&Path) -> io::Result<()>,
     /// How many descriptors this process may have.
@@ -28,7 +30,13 @@ impl System {
     pub fn real() -> Self {
         let mkdir = |path: &Path| fs::create_dir(path);
         let rmdir = |path: &Path| fs::remove_dir(path);
-        Self { root: PathBuf::from("/"), mkdir, rmdir, descriptors: descriptors() }
+        let process = "self".into();
+        Self { root: PathBuf::from("/"), process, mkdir, rmdir, descriptors: descriptors() }
+    }
+
+    /// The same, from where another process is that will start those that join.
+    pub(crate) fn seen_by(self, process: u32) -> Self {
+        Self { process: process.to_string(), ..self }
     }
 
     /// A tree below `root`. A kernel fills a new cgroup with files; here `mkdir` does.
@@ -38,10 +46,10 @@ impl System {
         mkdir: fn(&Path) -> io::Result<()>,
         rmdir: fn(&Path) -> io::Result<()>,
     ) -> Self {
-        Self { root, mkdir, rmdir, descriptors: descriptors() }
+        Self { root, process: "self".into(), mkdir, rmdir, descriptors: descriptors() }
     }
 
-    fn path(&self, absolute: &Path) -> PathBuf {
+    pub(super) fn path(&self, absolute: &Path) -> PathBuf {
         self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
 
@@ -50,7 +58,7 @@ impl System {
     pub(super) fn hierarchies(&self) -> io::Result<Vec<Mounted>> {
         let read = |file: &str| fs::read(self.path(Path::new(file)));
         let mounts = read("/proc/self/mountinfo")?;
-        let own = read("/proc/self/cgroup")?;
+        let own = read(&format!("/proc/{}/cgroup", self.process))?;
         let (mounts, own) = (String::from_utf8_lossy(&mounts), String::from_utf8_lossy(&own));
         let mut mounted: Vec<Mounted> =
             mounts.lines().filter_map(|line| parse_mount(line, &parse_own(&own))).collect();

@@ -3,7 +3,7 @@
 //! A cgroup that holds processes cannot hand its controllers down, and no process of the caller's is ever moved. So our
 //! folder is made in one that holds none: the one that was given, or else the root of the hierarchy, or else the parent
 //! of the cgroup that we are in, where somebody put us there in order to delegate it (systemd's `DelegateSubgroup=`, an
-//! entrypoint in a container).
+//! entrypoint in a container). Where there is none of these, systemd may make one: see [`scope`](super::scope).
 
 use std::{
     fs, io,

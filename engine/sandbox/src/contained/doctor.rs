@@ -163,7 +163,7 @@ impl Sandbox {
         let began = Instant::now();
         let zygote = match offer.level {
             Level::None => None,
-            _ => offer.start(&self.0.settings.source(), offer.user, &[]).ok(),
+            _ => offer.start(&self.0.settings, offer.user, &[]).ok(),
         };
         let start_ms = zygote.is_some().then(|| millis(began.elapsed()));
         let hello = zygote.as_ref().map(Zygote::hello);

@@ -13,10 +13,10 @@ use super::{
     SandboxBuilder,
     hints::{self, Facts},
     installed, is_root,
-    zygote::{NoZygote, Source, Starting, Zygote},
+    zygote::{NoZygote, Starting, Zygote},
 };
 use crate::{
-    cgroup::{Cgroup, Cgroups, System},
+    cgroup::{Cgroup, Cgroups, Scope, System},
     launch::{LaunchError, LaunchStep, Missing},
     level::{Landlock, Level},
     policy::ResourceLimits,
@@ -43,6 +43,8 @@ pub(super) struct Offer {
     pub(super) pid_max: bool,
     pub(super) cgroups: Option<Cgroups>,
     namespaces: bool,
+    /// Where the cgroups are for as long as the zygote that it was made for lives.
+    pub(super) scope: Option<Scope>,
 }
 
 impl Offer {
@@ -51,6 +53,31 @@ impl Offer {
     /// # Errors
     /// When something ran out, so that nothing was found out.
     pub(super) fn find(
+        settings: &SandboxBuilder,
+        watched: &[PathBuf],
+    ) -> Result<(Self, Option<Zygote>), LaunchError> {
+        let Some(scope) = settings.wants_cgroups().then(Scope::find).flatten() else {
+            return Self::find_in(None, settings, watched);
+        };
+        let hint = scope.hint();
+        match Self::find_in(Some(scope), settings, watched) {
+            Ok((offer, Some(zygote))) if offer.cgroups.is_some() => Ok((offer, Some(zygote))),
+            // Whatever it was, here is what there is without.
+            _ => Self::find_in(None, settings, watched).map(|(mut offer, zygote)| {
+                offer.missing.iter_mut().filter(|missing| missing.level == Level::NoCgroup).for_each(
+                    |missing| {
+                        missing.what = format!("{}; and systemd makes no scope for us", missing.what);
+                        missing.hint = format!("{hint}; or {}", missing.hint);
+                    },
+                );
+                (offer, zygote)
+            }),
+        }
+    }
+
+    /// The same, with the zygote in this scope.
+    fn find_in(
+        scope: Option<Scope>,
         settings: &SandboxBuilder,
         watched: &[PathBuf],
     ) -> Result<(Self, Option<Zygote>), LaunchError> {
@@ -65,28 +92,27 @@ impl Offer {
             pid_max: false,
             cgroups: None,
             namespaces: true,
+            scope,
         };
         if settings.highest == Level::None {
             return Ok((offer, None));
         }
         // It sets itself up while we look for cgroups.
-        let starting = (settings.highest >= Level::NoCgroup)
-            .then(|| Starting::begin(&settings.source(), &offer.init(offer.user), watched));
-        if matches!(settings.highest, Level::Full | Level::NoNamespaces) {
-            match Cgroups::find(settings.cgroup.as_deref(), &System::real()) {
-                Ok(cgroups) => offer.cgroups = Some(cgroups),
-                Err(none) => {
-                    offer.missing.push(Missing {
-                        level: Level::NoCgroup,
-                        what: none.missing,
-                        hint: none.hint,
-                    });
-                }
-            }
+        let starting =
+            (settings.highest >= Level::NoCgroup).then(|| offer.begin(settings, offer.user, watched));
+        if settings.without_cgroup {
+            offer.missing.push(Missing {
+                level: Level::NoCgroup,
+                what: "there is to be no cgroup".into(),
+                hint: "leave that out: `--cgroup none` here, `SandboxBuilder::without_cgroup` in a program"
+                    .into(),
+            });
+        } else if settings.wants_cgroups() && offer.scope.is_none() {
+            offer.look_for_cgroups(settings, System::real());
         }
         let mut zygote = None;
         if let Some(starting) = starting {
-            match starting.and_then(|starting| starting.set_up(offer.cgroup_folders())) {
+            match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => offer.missing.push(Missing {
@@ -99,7 +125,8 @@ impl Offer {
         if zygote.is_none() {
             offer.namespaces = false;
             offer.user = None;
-            match offer.start(&settings.source(), None, watched) {
+            let starting = offer.begin(settings, None, watched);
+            match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if none.ran_out() => return Err(none.into_launch_error()),
                 Err(none) => {
@@ -141,14 +168,45 @@ impl Offer {
         })
     }
 
+    fn look_for_cgroups(&mut self, settings: &SandboxBuilder, system: System) {
+        match Cgroups::find(settings.cgroup.as_deref(), &system) {
+            Ok(cgroups) => self.cgroups = Some(cgroups),
+            Err(none) => {
+                self.missing.push(Missing { level: Level::NoCgroup, what: none.missing, hint: none.hint })
+            }
+        }
+    }
+
+    /// With this zygote: where it is in a scope there are the cgroups.
+    fn complete(&mut self, settings: &SandboxBuilder, zygote: Zygote) -> Result<Zygote, NoZygote> {
+        if self.scope.is_some()
+            && let Some(keeper) = zygote.keeper()
+        {
+            self.look_for_cgroups(settings, System::real().seen_by(keeper));
+        }
+        zygote.keep_clean(self.cgroup_folders())?;
+        Ok(zygote)
+    }
+
     /// Starts a zygote for this user, and waits until it is set up.
     pub(super) fn start(
         &self,
-        source: &Source,
+        settings: &SandboxBuilder,
         user: Option<(u32, u32)>,
         watched: &[PathBuf],
     ) -> Result<Zygote, NoZygote> {
-        Starting::begin(source, &self.init(user), watched)?.set_up(self.cgroup_folders())
+        let zygote = Starting::begin(&settings.source(), self.init(user), None, watched)?.set_up()?;
+        zygote.keep_clean(self.cgroup_folders())?;
+        Ok(zygote)
+    }
+
+    fn begin(
+        &self,
+        settings: &SandboxBuilder,
+        user: Option<(u32, u32)>,
+        watched: &[PathBuf],
+    ) -> Result<Starting, NoZygote> {
+        Starting::begin(&settings.source(), self.init(user), self.scope.as_ref(), watched)
     }
 
     fn cgroup_folders(&self) -> Vec<PathBuf> {
@@ -162,7 +220,8 @@ impl Offer {
             None if is_root() => (INSIDE, INSIDE),
             None => (geteuid().as_raw(), getegid().as_raw()),
         };
-        Init { user, inside, namespaces: self.namespaces, prefix: Bytes(own_prefix().into()) }
+        let prefix = Bytes(own_prefix().into());
+        Init { user, inside, namespaces: self.namespaces, prefix, scope: None }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,7 +32,11 @@ use super::{
     parting::Parting,
     socket, system,
 };
-use crate::{cgroup::Cgroup, policy::ResourceLimits, vitals};
+use crate::{
+    cgroup::{Cgroup, Scope},
+    policy::ResourceLimits,
+    vitals,
+};
 
 /// How long its start may take. It takes 2 ms; a loaded machine may take a thousand times that.
 const START: Duration = Duration::from_secs(10);
@@ -84,7 +88,15 @@ pub(super) struct Starting(Zygote);
 impl Starting {
     /// Starts the program, tells it what it is to be, and then what all sandboxes show, which is found out meanwhile. Does not wait
     /// for it. When we die, its keeper removes what is ours in these folders.
-    pub(super) fn begin(source: &Source, init: &Init, watched: &[PathBuf]) -> Result<Self, NoZygote> {
+    ///
+    /// With a scope, in that one: whoever is asked for it becomes the program.
+    pub(super) fn begin(
+        source: &Source,
+        init: Init,
+        scope: Option<&Scope>,
+        watched: &[PathBuf],
+    ) -> Result<Self, NoZygote> {
+        let init = Init { scope: scope.map(|scope| bytes(scope.mount())), ..init };
         let failed = NoZygote::Start;
         let pair = || socket::pair().map_err(|errno| failed("making a socket", errno.into()));
         let (keeper_socket, keeper_end) = pair()?;
@@ -92,7 +104,8 @@ impl Starting {
         set_socket_timeout(&keeper_socket, Timeout::Send, Some(START))
             .map_err(|errno| failed("bounding a socket", errno.into()))?;
         let (socket, theirs) = pair()?;
-        let mut child = source.spawn(keeper_end).map_err(|error| failed("starting the zygote", error))?;
+        let mut child =
+            source.spawn(keeper_end, scope).map_err(|error| failed("starting the zygote", error))?;
         let child_alive = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(alive) => alive,
             Err(errno) => {
@@ -119,21 +132,15 @@ impl Starting {
             namespaced: init.namespaces,
             ahead: Ahead::default(),
         };
-        match zygote.tell(theirs, init, watched) {
+        match zygote.tell(theirs, &init, watched) {
             Ok(()) => Ok(Self(zygote)),
             Err(none) => Err(zygote.gone(none)),
         }
     }
 
-    /// Waits until it is set up. When we die, its keeper removes these cgroups.
-    pub(super) fn set_up(self, cgroups: impl IntoIterator<Item = PathBuf>) -> Result<Zygote, NoZygote> {
+    /// Waits until it is set up.
+    pub(super) fn set_up(self) -> Result<Zygote, NoZygote> {
         let Self(mut zygote) = self;
-        for folder in cgroups {
-            // If it is dead that is found out below.
-            if let Err(errno) = unless_gone(zygote.ask(&Request::Cgroups { folder: bytes(folder) })) {
-                return Err(zygote.gone(NoZygote::Start("speaking to the zygote", errno.into())));
-            }
-        }
         match zygote.hear_hello() {
             Ok(()) => Ok(zygote),
             Err(none) => Err(zygote.gone(none)),
@@ -160,6 +167,15 @@ impl Zygote {
                 .map_err(unheard)?;
         }
         Ok(())
+    }
+
+    /// When we die, its keeper removes these cgroups.
+    pub(super) fn keep_clean(&self, cgroups: impl IntoIterator<Item = PathBuf>) -> Result<(), NoZygote> {
+        let told = cgroups.into_iter().try_for_each(|folder| {
+            // If it is dead that is found out when it is used.
+            unless_gone(self.ask(&Request::Cgroups { folder: bytes(folder) }))
+        });
+        told.map_err(|errno| NoZygote::Start("speaking to the zygote", errno.into()))
     }
 
     fn hear_hello(&mut self) -> Result<(), NoZygote> {
@@ -237,6 +253,11 @@ impl Zygote {
     pub(super) fn is_gone(&self) -> bool {
         // Its sandboxes hold its socket for a moment longer.
         self.alive.as_ref().is_none_or(socket::is_readable)
+    }
+
+    /// Its keeper's process id.
+    pub(super) fn keeper(&self) -> Option<u32> {
+        self.keeper.as_ref().map(|(child, _)| child.id())
     }
 
     /// Its process id, as we see it; `None` when it has died.
@@ -334,10 +355,15 @@ impl Drop for Zygote {
 }
 
 impl Source {
-    fn spawn(&self, socket: OwnedFd) -> io::Result<Child> {
-        match self {
-            Source::File(path) => spawn(path, socket),
-            Source::Carried { temp_dir } => {
+    fn spawn(&self, socket: OwnedFd, scope: Option<&Scope>) -> io::Result<Child> {
+        match (self, scope) {
+            (Source::File(path), None) => spawn(path, socket),
+            (Source::File(path), Some(scope)) => spawn_in(scope, path, None, socket),
+            // It inherits nothing but its standard input, output and error.
+            (Source::Carried { .. }, Some(scope)) => {
+                spawn_in(scope, Path::new("/proc/self/fd/1"), Some(in_memory()?), socket)
+            }
+            (Source::Carried { temp_dir }, None) => {
                 let memory = in_memory()?;
                 let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
                 match spawn(Path::new(&path), socket.try_clone()?) {
@@ -377,8 +403,8 @@ fn in_memory() -> io::Result<OwnedFd> {
 
 /// Our copy as a file that only we can change, removed as soon as it runs.
 fn on_disk(temp_dir: &Path) -> io::Result<PathBuf> {
-    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = temp_dir.join(format!("run-tool-zygote-{}-{count}", std::process::id()));
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(&path)?;
     file.write_all(tool_zygote::PROGRAM)?;
@@ -386,27 +412,43 @@ fn on_disk(temp_dir: &Path) -> io::Result<PathBuf> {
 }
 
 fn spawn(path: &Path, socket: OwnedFd) -> io::Result<Child> {
+    begin(path, |command| command.stdin(Stdio::from(socket)).stdout(Stdio::null()))
+}
+
+/// systemd-run(1) goes into the scope itself, and becomes the program.
+fn spawn_in(scope: &Scope, path: &Path, memory: Option<OwnedFd>, socket: OwnedFd) -> io::Result<Child> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let unit = format!("run-tool-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let (program, args) = scope.command(&unit, path);
+    begin(program, |command| {
+        command.args(args).stdin(Stdio::from(socket)).stdout(memory.map_or_else(Stdio::null, Stdio::from));
+        command.envs(scope.runtime_dir().map(|folder| ("XDG_RUNTIME_DIR", folder)))
+    })
+}
+
+fn begin(path: &Path, set_up: impl FnOnce(&mut Command) -> &mut Command) -> io::Result<Child> {
     #[expect(
         clippy::disallowed_methods,
         reason = "the zygote is not a tool: it is the one that starts tools"
     )]
     let mut command = Command::new(path);
     // Nothing that would take `std` off its fast path: the cost of posix_spawn does not grow with our memory.
-    command.env_clear().stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn()
+    set_up(command.env_clear().stderr(Stdio::null())).spawn()
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
+    use rustix::event::{Timespec, poll};
     use tool_zygote::protocol::Bytes;
 
     use super::*;
 
     fn begin(program: &Path, watched: &[PathBuf]) -> Result<Starting, NoZygote> {
-        let init = Init { user: None, inside: (0, 0), namespaces: true, prefix: Bytes(Vec::new()) };
-        Starting::begin(&Source::File(program.to_owned()), &init, watched)
+        let prefix = Bytes(Vec::new());
+        let init = Init { user: None, inside: (0, 0), namespaces: true, prefix, scope: None };
+        Starting::begin(&Source::File(program.to_owned()), init, None, watched)
     }
 
     /// So many that telling of them takes a while.
@@ -419,7 +461,7 @@ mod tests {
     fn that_one_has_died_is_told_however_early_it_does() {
         let watched = many();
         for watched in [&watched[..], &[]].repeat(10) {
-            let ended = begin(Path::new("/bin/true"), watched).and_then(|starting| starting.set_up([]));
+            let ended = begin(Path::new("/bin/true"), watched).and_then(Starting::set_up);
             assert!(matches!(ended, Err(NoZygote::Died)), "{ended:?}");
         }
     }
@@ -433,7 +475,68 @@ mod tests {
         let watched = many();
         let starting = begin(&deaf, &watched).unwrap();
         assert!(starting.0.has_to_watch(&watched), "it was told of as many as there was room for");
-        let given_up = starting.set_up(["/nowhere".into()]);
+        let given_up = starting.0.keep_clean(["/nowhere".into()]);
         assert!(matches!(given_up, Err(NoZygote::Start(..))), "{given_up:?}");
+    }
+
+    #[expect(clippy::print_stderr, reason = "a skipped test must not look like one that ran")]
+    fn say(text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn begin_in(scope: &Scope) -> Result<Zygote, NoZygote> {
+        let prefix = Bytes(Vec::new());
+        let init = Init { user: None, inside: (1000, 1000), namespaces: true, prefix, scope: None };
+        let source = Source::Carried { temp_dir: "/tmp".into() };
+        Starting::begin(&source, init, Some(scope), &[]).and_then(Starting::set_up)
+    }
+
+    #[test]
+    fn that_there_is_no_scope_is_told() {
+        let Some(scope) = Scope::made_by("/bin/false".into()) else {
+            return say("skipped: no cgroup2 is mounted");
+        };
+        let none = begin_in(&scope);
+        assert!(matches!(none, Err(NoZygote::Died)), "{none:?}");
+        let none = begin_in(&Scope::made_by("/nowhere/systemd-run".into()).unwrap());
+        assert!(matches!(none, Err(NoZygote::Start(..))), "{none:?}");
+    }
+
+    /// As systemd-run(1): makes a cgroup, goes there, and becomes the program.
+    #[test]
+    fn in_a_scope_it_steps_aside_for_the_cgroups_of_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let maker = folder.path().join("maker");
+        let Some(scope) = Scope::made_by(maker.clone()) else { return say("skipped: no cgroup2 is mounted") };
+        let made = scope.mount().join(format!("run-tool-test-{}.scope", std::process::id()));
+        if let Err(error) = fs::create_dir(&made) {
+            return say(&format!("skipped: {}: {error}", made.display()));
+        }
+        let script = format!(
+            "#!/bin/sh\necho 0 >{}/cgroup.procs || exit 1\nwhile [ \"$1\" != -- ]; do shift; done\nshift; exec \"$@\"\n",
+            made.display()
+        );
+        fs::write(&maker, script).unwrap();
+        fs::set_permissions(&maker, fs::Permissions::from_mode(0o755)).unwrap();
+
+        let zygote = begin_in(&scope).unwrap();
+        let keeper = zygote.keeper().unwrap();
+        let processes = |folder: &Path| fs::read_to_string(folder.join("cgroup.procs")).unwrap();
+        assert_eq!(processes(&made), "", "it can hand its controllers down");
+        let aside = processes(&made.join("keeper"));
+        for process in [keeper, zygote.pid().unwrap()] {
+            assert!(aside.lines().any(|line| line == process.to_string()), "{process} is not among {aside}");
+        }
+        let output = fs::read_link(format!("/proc/{keeper}/fd/1")).unwrap();
+        assert_eq!(output, Path::new("/dev/null"), "nothing of its program's is open");
+        zygote.end();
+        // What it was just making dies with it, and is dead a moment later.
+        let until = Instant::now() + START;
+        while let Err(error) = fs::remove_dir(made.join("keeper")) {
+            assert!(Instant::now() < until, "{error}: {}", processes(&made.join("keeper")));
+            let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            let _ = poll(&mut [], Some(&moment));
+        }
+        fs::remove_dir(&made).unwrap();
     }
 }

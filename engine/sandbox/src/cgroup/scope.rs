@@ -1,0 +1,274 @@
+//! A delegated cgroup that systemd makes for us, where we are in one that cannot hand its controllers down.
+//!
+//! Who logs in to a machine with systemd is in a scope: a cgroup that holds processes, made for that session, that terminal
+//! or that application. Cgroups of ours cannot be made in there, but systemd makes another scope beside it for whoever asks,
+//! and delegates it (systemd.scope(5), `Delegate=` in systemd.resource-control(5)). Into that one goes the zygote with what
+//! it makes, nothing of the caller's; when nobody is in there any more, systemd removes it with all that is left in it.
+//!
+//! Tools must not get out of limits that somebody has set on us. So the scope is made in the slice that we are in, and is not
+//! asked for where our own scope has limits. For who is in a service, a `Delegate=` in its unit says that it may have cgroups.
+
+use std::{
+    fs,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::process::{geteuid, getuid};
+
+use super::system::{Mounted, System};
+
+/// Where systemd-run(1) is.
+const PROGRAMS: [&str; 3] =
+    ["/usr/bin/systemd-run", "/bin/systemd-run", "/run/current-system/sw/bin/systemd-run"];
+
+/// The limits of a cgroup, and how each of them says that there is none.
+const LIMITS: [(&str, &str); 5] = [
+    ("memory.max", "max"),
+    ("memory.high", "max"),
+    ("memory.swap.max", "max"),
+    ("cpu.max", "max"),
+    ("cpuset.cpus", ""),
+];
+
+/// One that can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// systemd-run(1).
+    program: PathBuf,
+    /// The user whose manager is asked; `None`: root asks the machine's.
+    user: Option<u32>,
+    /// The slice that it is made in; `None`: the manager's own choice.
+    slice: Option<String>,
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
+}
+
+impl Scope {
+    /// If one is of use, and there is somebody to be asked for it.
+    pub(crate) fn find() -> Option<Self> {
+        let (user, system) = (geteuid().as_raw(), System::real());
+        if getuid().as_raw() != user {
+            return None;
+        }
+        Self::beside_us(&system, user)
+    }
+
+    fn beside_us(system: &System, user: u32) -> Option<Self> {
+        // sd_booted(3)
+        if !system.path(Path::new("/run/systemd/system")).is_dir() {
+            return None;
+        }
+        let manager = match user {
+            0 => "/run/systemd/private".into(),
+            user => format!("/run/user/{user}/systemd/private"),
+        };
+        if !fs::metadata(system.path(Path::new(&manager))).ok()?.file_type().is_socket() {
+            return None;
+        }
+        let program = PROGRAMS.into_iter().find(|program| system.path(Path::new(program)).is_file())?;
+        let mounted = system.hierarchies().ok()?;
+        let Mounted { mount, own, .. } = mounted.into_iter().find(|one| one.v2 && one.own.is_some())?;
+        let own = own?;
+        // Where there are v1 hierarchies, too, it may have none.
+        let controllers = fs::read_to_string(mount.join("cgroup.controllers")).ok()?;
+        if !["memory", "pids"].iter().all(|name| controllers.split_whitespace().any(|has| has == *name)) {
+            return None;
+        }
+        let slice = slice(&own, user)?;
+        let is_free = LIMITS.iter().all(|(file, none)| {
+            // What is not there limits nothing.
+            let text = fs::read_to_string(mount.join(&own).join(file)).unwrap_or_else(|_| (*none).into());
+            text.split_whitespace().next().unwrap_or("") == *none
+        });
+        let user = (user != 0).then_some(user);
+        is_free.then(|| Self { program: program.into(), user, slice, mount })
+    }
+
+    /// With something else in the place of systemd-run(1), if a v2 hierarchy is mounted.
+    #[cfg(test)]
+    pub(crate) fn made_by(program: PathBuf) -> Option<Self> {
+        let mounted = System::real().hierarchies().unwrap();
+        let Mounted { mount, .. } = mounted.into_iter().find(|one| one.v2 && one.own.is_some())?;
+        Some(Self { program, user: None, slice: None, mount })
+    }
+
+    /// systemd-run(1), and what to tell it so that it becomes `program` in a new scope.
+    pub(crate) fn command(&self, unit: &str, program: &Path) -> (&Path, Vec<String>) {
+        let mut args: Vec<String> = vec!["--quiet".into(), "--scope".into(), "--collect".into()];
+        args.extend(self.user.map(|_| "--user".into()));
+        args.extend(self.slice.as_ref().map(|slice| format!("--slice={slice}")));
+        args.push(format!("--unit={unit}"));
+        args.push("--description=Sandboxes of tool calls".into());
+        args.push("--property=Delegate=yes".into());
+        args.extend(["--".into(), program.display().to_string()]);
+        (&self.program, args)
+    }
+
+    /// Where it finds whom to ask.
+    pub(crate) fn runtime_dir(&self) -> Option<String> {
+        self.user.map(|user| format!("/run/user/{user}"))
+    }
+
+    /// Where the hierarchy is mounted.
+    pub(crate) fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// What to try by hand, for who wants to know why there is none.
+    pub(crate) fn hint(&self) -> String {
+        let user = if self.user.is_some() { "--user " } else { "" };
+        format!("`systemd-run {user}--scope --property=Delegate=yes true` says why")
+    }
+}
+
+/// In which slice a scope lies beside the scope `own`; `None` if we are not in a scope, or the one that would be made is
+/// not under the same limits.
+fn slice(own: &Path, user: u32) -> Option<Option<String>> {
+    let names: Vec<&str> = own.iter().map(|name| name.to_str()).collect::<Option<_>>()?;
+    let (_, above) = names.split_last().filter(|(own, _)| own.ends_with(".scope"))?;
+    let manager = format!("user@{user}.service");
+    let of_manager = above.iter().position(|name| name.starts_with("user@"));
+    let own_slice =
+        |names: &[&str]| names.last().filter(|name| name.ends_with(".slice")).map(|name| name.to_string());
+    match (user, of_manager) {
+        // The machine's manager makes none in what it has delegated.
+        (0, Some(at)) => Some(Some(own_slice(&above[..at])?)),
+        (0, None) => Some(Some(own_slice(above)?)),
+        (_, Some(at)) if above[at] == manager => Some(own_slice(&above[at + 1..])),
+        // A session: his manager is beside it, in the same slice.
+        (user, None) if own_slice(above)? == format!("user-{user}.slice") => Some(None),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn it_lies_in_the_slice_that_we_are_in() {
+        let of = |own: &str, user| slice(Path::new(own), user);
+        let some = |slice: &str| Some(Some(slice.to_owned()));
+        assert_eq!(
+            of("user.slice/user-0.slice/session-1.scope", 0),
+            some("user-0.slice"),
+            "logged in as root"
+        );
+        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 0), some("user-7.slice"), "sudo");
+        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 7), Some(None), "logged in");
+        let terminal = "user.slice/user-7.slice/user@7.service/app.slice/app-x.slice/tab-1.scope";
+        assert_eq!(of(terminal, 7), some("app-x.slice"), "a terminal");
+        assert_eq!(of(terminal, 0), some("user-7.slice"), "sudo in a terminal");
+        assert_eq!(of("user.slice/user-7.slice/user@7.service/init.scope", 7), Some(None));
+        for (own, user) in [
+            ("system.slice/agent.service", 0),
+            ("user.slice/user-7.slice/user@7.service/app.slice/agent.service", 7),
+            ("user.slice/user-0.slice/session-1.scope", 7),
+            (terminal, 8),
+            ("machine.slice/libpod-1.scope/container", 0),
+            ("init.scope", 0),
+            ("", 0),
+        ] {
+            assert_eq!(of(own, user), None, "{own}");
+        }
+    }
+
+    /// A machine with systemd, where we are in a session.
+    struct Machine(tempfile::TempDir, Vec<UnixListener>);
+
+    const SESSION: &str = "/sys/fs/cgroup/user.slice/user-7.slice/session-1.scope";
+
+    impl Machine {
+        fn new() -> Self {
+            let mut machine = Self(tempfile::tempdir().unwrap(), Vec::new());
+            let mount = "41 31 0:38 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+            machine.write("/proc/self/mountinfo", mount);
+            machine.write("/proc/self/cgroup", "0::/user.slice/user-7.slice/session-1.scope\n");
+            machine.write("/usr/bin/systemd-run", "");
+            machine.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
+            for limit in ["memory.max", "memory.high"] {
+                machine.write(&format!("{SESSION}/{limit}"), "max\n");
+            }
+            machine.write(&format!("{SESSION}/cpu.max"), "max 100000\n");
+            machine.write(&format!("{SESSION}/cpuset.cpus"), "\n");
+            fs::create_dir_all(machine.path("/run/systemd/system")).unwrap();
+            for manager in ["/run/systemd/private", "/run/user/7/systemd/private"] {
+                let path = machine.path(manager);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                machine.1.push(UnixListener::bind(path).unwrap());
+            }
+            machine
+        }
+
+        fn path(&self, absolute: &str) -> PathBuf {
+            self.0.path().join(absolute.trim_start_matches('/'))
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            let path = self.path(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn find(&self, user: u32) -> Option<Scope> {
+            let system = System::fake(self.0.path().to_owned(), |_| unreachable!(), |_| unreachable!());
+            Scope::beside_us(&system, user)
+        }
+    }
+
+    #[test]
+    fn who_is_logged_in_can_ask_for_one() {
+        let machine = Machine::new();
+        let scope = machine.find(7).unwrap();
+        assert_eq!(scope.runtime_dir().as_deref(), Some("/run/user/7"));
+        assert_eq!(scope.mount(), machine.path("/sys/fs/cgroup"));
+        let (program, args) = scope.command("run-tool-1", Path::new("/proc/self/fd/1"));
+        assert_eq!(program, Path::new("/usr/bin/systemd-run"));
+        assert!(
+            args.contains(&"--user".into()) && args.ends_with(&["--".into(), "/proc/self/fd/1".into()]),
+            "{args:?}"
+        );
+
+        let scope = machine.find(0).unwrap();
+        assert_eq!(scope.runtime_dir(), None);
+        let (_, args) = scope.command("run-tool-1", Path::new("/x"));
+        assert!(
+            args.contains(&"--slice=user-7.slice".into()) && !args.contains(&"--user".into()),
+            "{args:?}"
+        );
+    }
+
+    #[test]
+    fn without_systemd_or_under_limits_there_is_none() {
+        let without = |file: &str| {
+            let machine = Machine::new();
+            let path = machine.path(file);
+            if path.is_dir() {
+                fs::remove_dir_all(path).unwrap()
+            } else {
+                fs::remove_file(path).unwrap()
+            }
+            machine.find(7)
+        };
+        let controllers = "/sys/fs/cgroup/cgroup.controllers";
+        for file in
+            ["/run/systemd/system", "/run/user/7/systemd/private", "/usr/bin/systemd-run", controllers]
+        {
+            assert_eq!(without(file), None, "without {file}");
+        }
+        assert!(without(&format!("{SESSION}/cpuset.cpus")).is_some(), "what is not there limits nothing");
+        for (file, text) in
+            [("memory.max", "1000\n"), ("cpu.max", "50000 100000\n"), ("cpuset.cpus", "0-1\n")]
+        {
+            let machine = Machine::new();
+            machine.write(&format!("{SESSION}/{file}"), text);
+            assert_eq!(machine.find(7), None, "{file}");
+        }
+        let machine = Machine::new();
+        machine.write("/proc/self/cgroup", "0::/system.slice/agent.service\n");
+        assert_eq!(machine.find(0), None, "a service says itself what it may");
+    }
+}
