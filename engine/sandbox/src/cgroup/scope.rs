@@ -5,8 +5,9 @@
 //! and delegates it (systemd.scope(5), `Delegate=` in systemd.resource-control(5)). Into that one goes the zygote with what
 //! it makes, nothing of the caller's; when nobody is in there any more, systemd removes it with all that is left in it.
 //!
-//! Tools must not get out of limits that somebody has set on us. So the scope is made in the slice that we are in, and is not
-//! asked for where our own scope has limits. For who is in a service, a `Delegate=` in its unit says that it may have cgroups.
+//! Tools must not get out of limits that somebody has set on us. So the scope is made in the slice that we are in, with as
+//! many tasks as our own may have, and is not asked for where our own has other limits. For who is in a service, a
+//! `Delegate=` in its unit says that it may have cgroups.
 
 use std::{
     fs,
@@ -40,6 +41,8 @@ pub(crate) struct Scope {
     user: Option<u32>,
     /// The slice that it is made in; `None`: the manager's own choice.
     slice: Option<String>,
+    /// How many processes and threads may be in it: as many as in our own.
+    tasks: Option<u64>,
     /// Where the hierarchy is mounted.
     mount: PathBuf,
 }
@@ -76,13 +79,15 @@ impl Scope {
             return None;
         }
         let slice = slice(&own, user)?;
-        let is_free = LIMITS.iter().all(|(file, none)| {
-            // What is not there limits nothing.
-            let text = fs::read_to_string(mount.join(&own).join(file)).unwrap_or_else(|_| (*none).into());
-            text.split_whitespace().next().unwrap_or("") == *none
-        });
+        let first = |file: &str| -> Option<String> {
+            let text = fs::read_to_string(mount.join(&own).join(file)).ok()?;
+            Some(text.split_whitespace().next().unwrap_or_default().to_owned())
+        };
+        // What is not there limits nothing.
+        let is_free = LIMITS.iter().all(|(file, none)| first(file).is_none_or(|limit| limit == *none));
+        let tasks = first("pids.max").and_then(|most| most.parse().ok());
         let user = (user != 0).then_some(user);
-        is_free.then(|| Self { program: program.into(), user, slice, mount })
+        is_free.then(|| Self { program: program.into(), user, slice, tasks, mount })
     }
 
     /// With something else in the place of systemd-run(1), if a v2 hierarchy is mounted.
@@ -90,17 +95,19 @@ impl Scope {
     pub(crate) fn made_by(program: PathBuf) -> Option<Self> {
         let mounted = System::real().hierarchies().unwrap();
         let Mounted { mount, .. } = mounted.into_iter().find(|one| one.v2 && one.own.is_some())?;
-        Some(Self { program, user: None, slice: None, mount })
+        Some(Self { program, user: None, slice: None, tasks: None, mount })
     }
 
     /// systemd-run(1), and what to tell it so that it becomes `program` in a new scope.
     pub(crate) fn command(&self, unit: &str, program: &Path) -> (&Path, Vec<String>) {
-        let mut args: Vec<String> = vec!["--quiet".into(), "--scope".into(), "--collect".into()];
+        let mut args = ["--quiet", "--no-ask-password", "--scope", "--collect"].map(String::from).to_vec();
         args.extend(self.user.map(|_| "--user".into()));
         args.extend(self.slice.as_ref().map(|slice| format!("--slice={slice}")));
         args.push(format!("--unit={unit}"));
         args.push("--description=Sandboxes of tool calls".into());
         args.push("--property=Delegate=yes".into());
+        let tasks = self.tasks.map_or("infinity".into(), |most| most.to_string());
+        args.push(format!("--property=TasksMax={tasks}"));
         args.extend(["--".into(), program.display().to_string()]);
         (&self.program, args)
     }
@@ -232,6 +239,9 @@ mod tests {
             "{args:?}"
         );
 
+        assert!(args.contains(&"--property=TasksMax=infinity".into()), "{args:?}");
+
+        machine.write(&format!("{SESSION}/pids.max"), "4915\n");
         let scope = machine.find(0).unwrap();
         assert_eq!(scope.runtime_dir(), None);
         let (_, args) = scope.command("run-tool-1", Path::new("/x"));

@@ -25,11 +25,10 @@ use super::{
     system::{Mounted, System},
 };
 
-const HINT: &str = "have a cgroup delegated, with the engine in a child of it: \
-    `systemd-run --user --pipe --wait -p Delegate=yes -p DelegateSubgroup=engine …` (systemd 254), the same two lines in its \
-    unit, or `systemd-run --user --scope -p Delegate=yes` (in Docker: `--privileged --cgroupns=private`) around \
-    `sh -c 'g=/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup); mkdir \"$g/engine\" && echo $$ >\"$g/engine/cgroup.procs\" \
-    && exec \"$@\"' sh …`; or name a delegated folder without processes, which root can make (`sudo`)";
+const HINT: &str = "have a cgroup delegated: systemd does that for who is logged in as himself (not by `su`); for a service put `Delegate=yes` and \
+    `DelegateSubgroup=engine` (systemd 254) into its unit; in Docker start it with `--privileged --cgroupns=private` through \
+    `sh -c 'mkdir /sys/fs/cgroup/engine && echo $$ >/sys/fs/cgroup/engine/cgroup.procs && exec \"$@\"' sh …`; or name a \
+    delegated folder without processes, which root can make (`sudo`)";
 
 /// Our folder in a delegated subtree.
 #[derive(Debug)]
