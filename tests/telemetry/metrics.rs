@@ -86,7 +86,8 @@ async fn many_endings(engine: &Engine) {
     succeeded(engine.start(Call::command(["printf", "12345"]))).await;
     failed(engine.start(hostile(["exit", "7"]))).await;
     let short = Duration::from_millis(100);
-    end_of(engine.start(Endless::IgnoreTerm.tool().timeout(short))).await.unwrap_err();
+    // Long enough for it to have come to ignoring the signal.
+    end_of(engine.start(Endless::IgnoreTerm.tool().timeout(10 * short))).await.unwrap_err();
     end_of(engine.start(Endless::Sleep.tool().idle_timeout(short))).await.unwrap_err();
     is_canceled(engine, Endless::Sleep, 1).await;
     for name in ["made-up", "made up, too"] {

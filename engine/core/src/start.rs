@@ -112,8 +112,8 @@ impl Starter {
         mut plan: Plan,
         masking: Masking,
     ) -> Result<Started, ErrorKind> {
-        let (policy, resources) = self.settle_policy(&call, &plan)?;
-        self.must_offer(&policy, &resources, call.least_level)?;
+        let (mut policy, resources) = self.settle_policy(&call, &plan)?;
+        policy.level = Some(self.must_offer(&policy, &resources, call.least_level)?);
         call.limits.within(&plan.limits)?;
         let max_timeout = plan.max_timeout.map_or(self.max_timeout, |most| most.min(self.max_timeout));
         let limits = call.limits.clone().over(&plan.limits).over(&self.limits).settle(max_timeout)?;
@@ -212,12 +212,18 @@ impl Starter {
         Ok((policy, resources))
     }
 
-    /// Never less than was asked for. A level that the policy names stands for all of it: who accepts less says so.
-    fn must_offer(&self, policy: &Policy, resources: &ResourceLimits, least: Level) -> Result<(), ErrorKind> {
+    /// The level that it needs, if that is offered: never less than was asked for. A level that the policy names stands for
+    /// all of it: who accepts less says so.
+    fn must_offer(
+        &self,
+        policy: &Policy,
+        resources: &ResourceLimits,
+        least: Level,
+    ) -> Result<Level, ErrorKind> {
         let needed = policy.level.unwrap_or_else(|| self.launcher.least_level(policy, resources)).max(least);
         let offered = self.launcher.level(policy)?;
         if offered >= needed {
-            return Ok(());
+            return Ok(needed);
         }
         let missing = self.launcher.missing();
         let reasons: Vec<_> = missing.iter().filter(|missing| missing.level < needed).collect();

@@ -15,6 +15,8 @@ mod nascent;
 mod offer;
 mod parting;
 mod process;
+#[cfg(test)]
+mod scoped;
 mod shown;
 mod socket;
 mod system;
@@ -58,7 +60,7 @@ use self::{
     zygote::{NoZygote, Source, Zygote},
 };
 use crate::{
-    cgroup::Cgroups,
+    cgroup::{Cgroups, Scope},
     launch::{LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Stdin},
     level::{Enforced, Level, Proc},
     policy::{Network, Policy, ResourceLimits},
@@ -86,6 +88,9 @@ pub struct SandboxBuilder {
     temp_dir: PathBuf,
     cgroup: Option<PathBuf>,
     without_cgroup: bool,
+    /// In place of what systemd makes.
+    #[cfg(test)]
+    scope: Option<Scope>,
 }
 
 #[derive(Debug)]
@@ -129,6 +134,8 @@ impl Default for SandboxBuilder {
             temp_dir: "/tmp".into(),
             cgroup: None,
             without_cgroup: false,
+            #[cfg(test)]
+            scope: None,
         }
     }
 }
@@ -223,11 +230,20 @@ impl Launcher for Sandbox {
     }
 
     fn launch(&self, spec: LaunchSpec) -> Result<Launched, LaunchError> {
-        let level = self.level(&spec.policy)?;
-        if level == Level::None {
+        if is_unsandboxed(&spec.policy) {
             return ProcessGroups.launch(spec);
         }
-        self.0.launch(spec, level >= Level::NoCgroup)
+        let offer = self.0.offer()?;
+        let needed = spec.policy.level.unwrap_or_else(|| self.least_level(&spec.policy, &spec.resources));
+        if offer.level < needed {
+            // Whoever asked has been told otherwise: it was closed since.
+            let less = io::Error::other(format!("needed is {needed}, and there is {} now", offer.level));
+            return Err(LaunchError::new(LaunchStep::Zygote, "the sandbox", less));
+        }
+        if offer.level == Level::None {
+            return ProcessGroups.launch(spec);
+        }
+        self.0.launch(&offer, spec)
     }
 
     fn warm_up(&self) {
@@ -302,8 +318,8 @@ fn bytes(path: impl AsRef<Path>) -> Bytes {
 }
 
 impl Inner {
-    fn launch(self: &Arc<Self>, mut spec: LaunchSpec, namespaced: bool) -> Result<Launched, LaunchError> {
-        let offer = self.offer()?;
+    fn launch(&self, offer: &Arc<Offer>, mut spec: LaunchSpec) -> Result<Launched, LaunchError> {
+        let namespaced = offer.level >= Level::NoCgroup;
         let name = spec.program.to_string_lossy().into_owned();
         let program = program::find(&spec.program, &spec.env, spec.workdir.as_deref())?;
         let view = View::of(&spec, &program, &self.written)?;
@@ -316,7 +332,7 @@ impl Inner {
             )
             .hint("only root can run a tool as somebody else; leave `user` out, or run as root"));
         }
-        let zygote = self.zygote(&offer, user)?;
+        let zygote = self.zygote(offer, user)?;
         let mut mounts = Mounts::default();
         if namespaced {
             for (target, place) in &view.places {
@@ -357,7 +373,7 @@ impl Inner {
         };
 
         let in_cgroup = offer.cgroups.is_some();
-        let (rlimits, pid_max, per_process) = limits(&spec.resources, &offer, namespaced, in_cgroup);
+        let (rlimits, pid_max, per_process) = limits(&spec.resources, offer, namespaced, in_cgroup);
         let launch =
             Launch { pid_max, ..describe(&spec, &view, mounts.mounts, rlimits, namespaced, &program) };
         let bounds_pids = pid_max > 0;
@@ -381,7 +397,10 @@ impl Inner {
         let (nascent, cgroup) = match ready {
             Some(ready) => ready.into_parts(),
             None => {
-                let cgroup = offer.cgroup(&want.limits, false)?;
+                let cgroup = offer.cgroup(&want.limits, false).map_err(|error| {
+                    // systemd has removed the scope, and what was in it with it.
+                    if is_over(&self.state(), offer) { died(Errno::PIPE.into()) } else { error }
+                })?;
                 let nascent = zygote.make(&want.kind, cgroup.as_ref(), true).map_err(lost)?;
                 match handover.give(&nascent) {
                     // It could not be made, and has said why.
@@ -447,25 +466,32 @@ impl Inner {
     }
 
     /// The zygote for this user; a new one if there is none, or none any more.
-    fn zygote(&self, offer: &Offer, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
+    fn zygote(&self, offer: &Arc<Offer>, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
         let key = user.map(|(uid, _)| uid);
-        let living = || self.state().zygotes.get(&key).filter(|zygote| !zygote.is_gone()).cloned();
-        if let Some(zygote) = living() {
+        let living = || {
+            let state = self.state();
+            if is_over(&state, offer) {
+                return Err(died(Errno::PIPE.into()));
+            }
+            Ok(state.zygotes.get(&key).filter(|zygote| !zygote.is_gone()).cloned())
+        };
+        if let Some(zygote) = living()? {
             return Ok(zygote);
         }
         let _starting = self.starting();
         // Whoever was before us has started one.
-        if let Some(zygote) = living() {
+        if let Some(zygote) = living()? {
             return Ok(zygote);
         }
         let watched = self.watched().clone();
         let zygote = offer.start(&self.settings, user, &watched).map_err(NoZygote::into_launch_error)?;
         let zygote = Arc::new(zygote);
-        self.state().zygotes.insert(key, Arc::clone(&zygote));
+        let before = self.state().zygotes.insert(key, Arc::clone(&zygote));
+        drop(before);
         Ok(zygote)
     }
 
-    /// What this machine can do, tried out once.
+    /// What this machine can do, tried out once; where that lies in a scope of systemd's, once for each.
     fn offer(&self) -> Result<Arc<Offer>, LaunchError> {
         if let Some(offer) = self.known_offer() {
             return Ok(offer);
@@ -474,28 +500,26 @@ impl Inner {
         if let Some(offer) = self.known_offer() {
             return Ok(offer);
         }
+        let before = self.state().offer.clone();
         let watched = self.watched().clone();
-        let (offer, zygote) = Offer::find(&self.settings, &watched)?;
+        let (offer, zygote) = Offer::find(&self.settings, &watched, before.as_deref())?;
         let offer = Arc::new(offer);
+        let (key, zygote) = (offer.user.map(|(uid, _)| uid), zygote.map(Arc::new));
         let mut state = self.state();
         state.offer = Some(Arc::clone(&offer));
-        if let Some(zygote) = zygote {
-            state.zygotes.insert(offer.user.map(|(uid, _)| uid), Arc::new(zygote));
-        }
+        let gone = zygote.and_then(|zygote| state.zygotes.insert(key, zygote));
+        drop(state);
+        // Neither while others wait for the lock.
+        drop((before, gone));
         Ok(offer)
     }
 
     /// What was found out before. Each keeper knows all folders to watch afterwards: whoever makes something in them asks for
     /// the offer first.
     fn known_offer(&self) -> Option<Arc<Offer>> {
-        let mut state = self.state();
+        let state = self.state();
         let offer = Arc::clone(state.offer.as_ref()?);
-        let key = offer.user.map(|(uid, _)| uid);
-        if offer.scope.is_some() && state.zygotes.get(&key).is_none_or(|zygote| zygote.is_gone()) {
-            // systemd removes the scope of a zygote that is gone: what there is, is found out anew.
-            let gone = state.offer.take();
-            drop(state);
-            drop(gone);
+        if is_over(&state, &offer) {
             return None;
         }
         let watched = self.watched();
@@ -508,6 +532,15 @@ impl Inner {
         }
         Some(offer)
     }
+}
+
+/// Whether the scope of systemd's that this was found in is gone: that goes with its zygote, and then it has been found out anew,
+/// or is to be.
+fn is_over(state: &State, offer: &Arc<Offer>) -> bool {
+    let key = offer.user.map(|(uid, _)| uid);
+    let is_current = || state.offer.as_ref().is_some_and(|now| Arc::ptr_eq(now, offer));
+    let lives = || state.zygotes.get(&key).is_some_and(|zygote| !zygote.is_gone());
+    offer.scope.is_some() && !(is_current() && lives())
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -525,6 +558,14 @@ fn died(error: io::Error) -> LaunchError {
 impl SandboxBuilder {
     fn wants_cgroups(&self) -> bool {
         !self.without_cgroup && matches!(self.highest, Level::Full | Level::NoNamespaces)
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        #[cfg(test)]
+        if self.scope.is_some() {
+            return self.scope.clone();
+        }
+        (self.wants_cgroups() && self.cgroup.is_none()).then(Scope::find).flatten()
     }
 
     fn source(&self) -> Source {

@@ -27,8 +27,8 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
         let _ = sys::send(&socket, &Event::from(failed).to_bytes(), &[]);
         sys::exit(1)
     };
-    if let Some(mount) = &init.scope
-        && let Err(failed) = settle(mount)
+    if let Some((mount, name)) = &init.scope
+        && let Err(failed) = settle(mount, name)
     {
         let _ = sys::send(&zygote_socket, &Event::from(failed).to_bytes(), &[]);
         sys::exit(1)
@@ -94,7 +94,7 @@ pub(crate) fn live(socket: OwnedFd) -> ! {
 
 /// Goes into a child of the cgroup that was made for us, which then holds no process and can hand its controllers down to the
 /// cgroups of calls. `mount`: where the hierarchy is mounted.
-fn settle(mount: &Bytes) -> Steps<()> {
+fn settle(mount: &Bytes, name: &Bytes) -> Steps<()> {
     const OWN: &CStr = c"/proc/self/cgroup";
     // Whoever executed us there was handed our program as its standard output.
     let null = sys::open(c"/dev/null").at(Step::Cgroup, b"/dev/null")?;
@@ -103,7 +103,9 @@ fn settle(mount: &Bytes) -> Steps<()> {
     let read = sys::open(OWN).and_then(|file| sys::read(file, &mut text)).at(Step::Cgroup, OWN.to_bytes())?;
     // The line of v2 (cgroups(7)).
     let own = text[..read].split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
-    let own = own.ok_or_else(|| failure(Step::Cgroup, OWN.to_bytes(), Errno::NOENT))?;
+    // It would be our caller's if nobody has moved us.
+    let own = own.filter(|own| own.ends_with(&[b"/", &name.0[..]].concat()));
+    let own = own.ok_or_else(|| failure(Step::Cgroup, &name.0, Errno::NOENT))?;
     let folder = [&mount.0, own, b"/keeper"].concat();
     sys::cstring(&folder).and_then(|path| sys::mkdir(&path, 0o755)).at(Step::Cgroup, &folder)?;
     let procs = [&folder[..], b"/cgroup.procs"].concat();

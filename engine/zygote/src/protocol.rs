@@ -168,8 +168,8 @@ message! {
         namespaces: bool,
         /// How the names of the engine's own folders begin.
         prefix: Bytes,
-        /// In a cgroup that was made for the zygote: where its hierarchy (v2) is mounted.
-        scope: Option<Bytes>,
+        /// In a cgroup that was made for the zygote: where its hierarchy (v2) is mounted, and its name.
+        scope: Option<(Bytes, Bytes)>,
     }
 }
 

@@ -6,10 +6,12 @@
 //! it makes, nothing of the caller's; when nobody is in there any more, systemd removes it with all that is left in it.
 //!
 //! Tools must not get out of limits that somebody has set on us. So the scope is made in the slice that we are in, with as
-//! many tasks as our own may have, and is not asked for where our own has other limits. For who is in a service, a
-//! `Delegate=` in its unit says that it may have cgroups.
+//! many tasks as we may have, and is not asked for where a cgroup that we would leave has other limits. (What it filters,
+//! devices and addresses, cannot be seen, and is left.) For who is in a service, a `Delegate=` in its unit says that it may
+//! have cgroups.
 
 use std::{
+    ffi::OsString,
     fs,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -24,12 +26,16 @@ const PROGRAMS: [&str; 3] =
     ["/usr/bin/systemd-run", "/bin/systemd-run", "/run/current-system/sw/bin/systemd-run"];
 
 /// The limits of a cgroup, and how each of them says that there is none.
-const LIMITS: [(&str, &str); 5] = [
+const LIMITS: [(&str, &str); 9] = [
     ("memory.max", "max"),
     ("memory.high", "max"),
     ("memory.swap.max", "max"),
+    ("memory.zswap.max", "max"),
     ("cpu.max", "max"),
+    ("cpu.uclamp.max", "max"),
     ("cpuset.cpus", ""),
+    ("cpuset.mems", ""),
+    ("io.max", ""),
 ];
 
 /// One that can be asked for.
@@ -41,7 +47,7 @@ pub(crate) struct Scope {
     user: Option<u32>,
     /// The slice that it is made in; `None`: the manager's own choice.
     slice: Option<String>,
-    /// How many processes and threads may be in it: as many as in our own.
+    /// How many processes and threads may be in it: as many as where we are.
     tasks: Option<u64>,
     /// Where the hierarchy is mounted.
     mount: PathBuf,
@@ -78,16 +84,27 @@ impl Scope {
         if !["memory", "pids"].iter().all(|name| controllers.split_whitespace().any(|has| has == *name)) {
             return None;
         }
-        let slice = slice(&own, user)?;
-        let first = |file: &str| -> Option<String> {
-            let text = fs::read_to_string(mount.join(&own).join(file)).ok()?;
-            Some(text.split_whitespace().next().unwrap_or_default().to_owned())
-        };
-        // What is not there limits nothing.
-        let is_free = LIMITS.iter().all(|(file, none)| first(file).is_none_or(|limit| limit == *none));
-        let tasks = first("pids.max").and_then(|most| most.parse().ok());
+        // Process ids mean to it what they mean to us only where it is process 1.
+        let first = fs::read_to_string(system.path(Path::new("/proc/1/cgroup"))).ok()?;
+        if !first.lines().any(|line| line == "0::/init.scope") {
+            return None;
+        }
+        let place = place(&own, user)?;
+        let mut tasks = None;
+        for left in own.ancestors().take(place.left) {
+            let first = |file: &str| -> Option<String> {
+                let text = fs::read_to_string(mount.join(left).join(file)).ok()?;
+                Some(text.split_whitespace().next().unwrap_or_default().to_owned())
+            };
+            // What is not there limits nothing.
+            if !LIMITS.iter().all(|(file, none)| first(file).is_none_or(|limit| limit == *none)) {
+                return None;
+            }
+            let most = first("pids.max").and_then(|most| most.parse().ok());
+            tasks = tasks.into_iter().chain(most).min();
+        }
         let user = (user != 0).then_some(user);
-        is_free.then(|| Self { program: program.into(), user, slice, tasks, mount })
+        Some(Self { program: program.into(), user, slice: place.slice, tasks, mount })
     }
 
     /// With something else in the place of systemd-run(1), if a v2 hierarchy is mounted.
@@ -99,16 +116,16 @@ impl Scope {
     }
 
     /// systemd-run(1), and what to tell it so that it becomes `program` in a new scope.
-    pub(crate) fn command(&self, unit: &str, program: &Path) -> (&Path, Vec<String>) {
-        let mut args = ["--quiet", "--no-ask-password", "--scope", "--collect"].map(String::from).to_vec();
+    pub(crate) fn command(&self, unit: &str, program: &Path) -> (&Path, Vec<OsString>) {
+        let mut args = ["--quiet", "--no-ask-password", "--scope", "--collect"].map(OsString::from).to_vec();
         args.extend(self.user.map(|_| "--user".into()));
-        args.extend(self.slice.as_ref().map(|slice| format!("--slice={slice}")));
-        args.push(format!("--unit={unit}"));
+        args.extend(self.slice.as_ref().map(|slice| format!("--slice={slice}").into()));
+        args.push(format!("--unit={unit}").into());
         args.push("--description=Sandboxes of tool calls".into());
         args.push("--property=Delegate=yes".into());
         let tasks = self.tasks.map_or("infinity".into(), |most| most.to_string());
-        args.push(format!("--property=TasksMax={tasks}"));
-        args.extend(["--".into(), program.display().to_string()]);
+        args.push(format!("--property=TasksMax={tasks}").into());
+        args.extend(["--".into(), program.into()]);
         (&self.program, args)
     }
 
@@ -129,24 +146,47 @@ impl Scope {
     }
 }
 
-/// In which slice a scope lies beside the scope `own`; `None` if we are not in a scope, or the one that would be made is
-/// not under the same limits.
-fn slice(own: &Path, user: u32) -> Option<Option<String>> {
+/// Where a scope lies beside ours.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    /// The slice; `None`: the manager's own choice.
+    slice: Option<String>,
+    /// How many of the cgroups that we are in it is not in: ours, and those right above.
+    left: usize,
+}
+
+/// `None` if `own` is no scope, or there is none to be had that is under the same limits but for those that can be looked at.
+fn place(own: &Path, user: u32) -> Option<Place> {
     let names: Vec<&str> = own.iter().map(|name| name.to_str()).collect::<Option<_>>()?;
     let (_, above) = names.split_last().filter(|(own, _)| own.ends_with(".scope"))?;
-    let manager = format!("user@{user}.service");
-    let of_manager = above.iter().position(|name| name.starts_with("user@"));
-    let own_slice =
-        |names: &[&str]| names.last().filter(|name| name.ends_with(".slice")).map(|name| name.to_string());
-    match (user, of_manager) {
-        // The machine's manager makes none in what it has delegated.
-        (0, Some(at)) => Some(Some(own_slice(&above[..at])?)),
-        (0, None) => Some(Some(own_slice(above)?)),
-        (_, Some(at)) if above[at] == manager => Some(own_slice(&above[at + 1..])),
+    let manager = above.iter().position(|name| name.starts_with("user@"));
+    let of_user = manager.filter(|at| above[*at] == format!("user@{user}.service"));
+    match (user, of_user) {
+        // His manager's.
+        (1.., Some(at)) => match &above[at + 1..] {
+            [] => Some(Place { slice: None, left: 1 }),
+            slices => Some(Place { slice: Some(last_slice(slices)?), left: 1 }),
+        },
         // A session: his manager is beside it, in the same slice.
-        (user, None) if own_slice(above)? == format!("user-{user}.slice") => Some(None),
-        _ => None,
+        (1.., None) => {
+            let slice = last_slice(above)?;
+            (slice == format!("user-{user}.slice")).then_some(Place { slice: None, left: 1 })
+        }
+        // The machine's manager makes none in what it has delegated to a user's.
+        (0, _) => {
+            let at = manager.unwrap_or(above.len());
+            Some(Place { slice: Some(last_slice(&above[..at])?), left: names.len() - at })
+        }
     }
+}
+
+/// The last of these slices, below each other as their names say (systemd.slice(5)): `a-b.slice` lies in `a.slice`.
+fn last_slice(path: &[&str]) -> Option<String> {
+    let last = path.last()?;
+    let parts: Vec<&str> = last.strip_suffix(".slice")?.split('-').collect();
+    let is_so = parts.len() == path.len()
+        && path.iter().zip(1..).all(|(name, depth)| *name == format!("{}.slice", parts[..depth].join("-")));
+    is_so.then(|| (*last).to_owned())
 }
 
 #[cfg(test)]
@@ -157,22 +197,21 @@ mod tests {
 
     #[test]
     fn it_lies_in_the_slice_that_we_are_in() {
-        let of = |own: &str, user| slice(Path::new(own), user);
-        let some = |slice: &str| Some(Some(slice.to_owned()));
-        assert_eq!(
-            of("user.slice/user-0.slice/session-1.scope", 0),
-            some("user-0.slice"),
-            "logged in as root"
-        );
-        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 0), some("user-7.slice"), "sudo");
-        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 7), Some(None), "logged in");
+        let of = |own: &str, user| place(Path::new(own), user).map(|place| (place.slice, place.left));
+        let in_slice = |slice: &str, left| Some((Some(slice.to_owned()), left));
+        assert_eq!(of("user.slice/user-0.slice/session-1.scope", 0), in_slice("user-0.slice", 1), "root");
+        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 0), in_slice("user-7.slice", 1), "sudo");
+        assert_eq!(of("user.slice/user-7.slice/session-1.scope", 7), Some((None, 1)), "logged in");
         let terminal = "user.slice/user-7.slice/user@7.service/app.slice/app-x.slice/tab-1.scope";
-        assert_eq!(of(terminal, 7), some("app-x.slice"), "a terminal");
-        assert_eq!(of(terminal, 0), some("user-7.slice"), "sudo in a terminal");
-        assert_eq!(of("user.slice/user-7.slice/user@7.service/init.scope", 7), Some(None));
+        assert_eq!(of(terminal, 7), in_slice("app-x.slice", 1), "a terminal");
+        assert_eq!(of(terminal, 0), in_slice("user-7.slice", 4), "sudo in a terminal");
+        assert_eq!(of("user.slice/user-7.slice/user@7.service/init.scope", 7), Some((None, 1)));
         for (own, user) in [
             ("system.slice/agent.service", 0),
             ("user.slice/user-7.slice/user@7.service/app.slice/agent.service", 7),
+            ("user.slice/user-7.slice/user@7.service/app.slice/agents.service/job-1.scope", 7),
+            ("user.slice/user-7.slice/user@7.service/agents.service/deleg.slice/job-1.scope", 7),
+            ("system.slice/docker.service/kube.slice/x.scope", 0),
             ("user.slice/user-0.slice/session-1.scope", 7),
             (terminal, 8),
             ("machine.slice/libpod-1.scope/container", 0),
@@ -194,6 +233,7 @@ mod tests {
             let mount = "41 31 0:38 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
             machine.write("/proc/self/mountinfo", mount);
             machine.write("/proc/self/cgroup", "0::/user.slice/user-7.slice/session-1.scope\n");
+            machine.write("/proc/1/cgroup", "0::/init.scope\n");
             machine.write("/usr/bin/systemd-run", "");
             machine.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
             for limit in ["memory.max", "memory.high"] {
@@ -277,6 +317,16 @@ mod tests {
             machine.write(&format!("{SESSION}/{file}"), text);
             assert_eq!(machine.find(7), None, "{file}");
         }
+        let machine = Machine::new();
+        machine
+            .write("/proc/self/cgroup", "0::/user.slice/user-7.slice/user@7.service/app.slice/tab-1.scope\n");
+        assert!(machine.find(0).is_some(), "sudo");
+        machine.write("/sys/fs/cgroup/user.slice/user-7.slice/user@7.service/memory.max", "1000\n");
+        assert_eq!(machine.find(0), None, "it would be left");
+        assert!(machine.find(7).is_some(), "it holds for the scope, too");
+        let machine = Machine::new();
+        machine.write("/proc/1/cgroup", "0::/user.slice/user-7.slice/session-1.scope\n");
+        assert_eq!(machine.find(7), None, "in a process id namespace");
         let machine = Machine::new();
         machine.write("/proc/self/cgroup", "0::/system.slice/agent.service\n");
         assert_eq!(machine.find(0), None, "a service says itself what it may");

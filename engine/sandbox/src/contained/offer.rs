@@ -50,37 +50,59 @@ pub(super) struct Offer {
 impl Offer {
     /// Tries it out, from the most to the least. The zygote that was started for it is of use.
     ///
+    /// `before`: what there was in a scope that is gone. Less than that is an error: calls rely on it.
+    ///
     /// # Errors
-    /// When something ran out, so that nothing was found out.
+    /// When something ran out, so that nothing was found out; or there is less than before.
     pub(super) fn find(
         settings: &SandboxBuilder,
         watched: &[PathBuf],
+        before: Option<&Self>,
     ) -> Result<(Self, Option<Zygote>), LaunchError> {
-        let Some(scope) = settings.wants_cgroups().then(Scope::find).flatten() else {
-            return Self::find_in(None, settings, watched);
+        let bare = || Self::find_in(None, settings, watched).map_err(NoZygote::into_launch_error);
+        let scope = settings.scope();
+        let hint = scope.as_ref().map(Scope::hint).unwrap_or_default();
+        let why = match scope.map(|scope| Self::find_in(Some(scope), settings, watched)) {
+            None if before.is_none() => return bare(),
+            None => "systemd makes none for us any more".into(),
+            Some(Ok(found)) if found.0.level >= before.map_or(settings.highest, |before| before.level) => {
+                return Ok(found);
+            }
+            Some(Ok((offer, zygote))) if before.is_none() && offer.cgroups.is_some() => {
+                // Perhaps it is the scope that it has to do with.
+                let bare = bare()?;
+                return Ok(if bare.0.level > offer.level { bare } else { (offer, zygote) });
+            }
+            // It is there, but of no use.
+            Some(Ok((offer, _))) => {
+                offer.missing.into_iter().map(|missing| missing.what).collect::<Vec<_>>().join("; ")
+            }
+            Some(Err(none)) if none.ran_out() => return Err(none.into_launch_error()),
+            Some(Err(none)) => none.to_string(),
         };
-        let hint = scope.hint();
-        match Self::find_in(Some(scope), settings, watched) {
-            Ok((offer, Some(zygote))) if offer.cgroups.is_some() => Ok((offer, Some(zygote))),
-            // Whatever it was, here is what there is without.
-            _ => Self::find_in(None, settings, watched).map(|(mut offer, zygote)| {
-                offer.missing.iter_mut().filter(|missing| missing.level == Level::NoCgroup).for_each(
-                    |missing| {
-                        missing.what = format!("{}; and systemd makes no scope for us", missing.what);
-                        missing.hint = format!("{hint}; or {}", missing.hint);
-                    },
-                );
-                (offer, zygote)
-            }),
+        if before.is_some() {
+            let again =
+                LaunchError::new(LaunchStep::Zygote, "another scope of systemd's", io::Error::other(why));
+            return Err(again.hint(
+                "the scope that the sandboxes were in has ended, as when its user logs out (`loginctl enable-linger` \
+                 prevents that); the next call asks again; without cgroups (`--cgroup none`) nobody is asked",
+            ));
         }
+        tracing::warn!(why, "systemd makes no scope for the sandboxes");
+        let (mut offer, zygote) = bare()?;
+        for missing in offer.missing.iter_mut().filter(|missing| missing.level == Level::NoCgroup) {
+            missing.what = format!("{}; and in a scope from systemd: {why}", missing.what);
+            missing.hint = format!("{hint}; or {}", missing.hint);
+        }
+        Ok((offer, zygote))
     }
 
-    /// The same, with the zygote in this scope.
+    /// The same, with the zygote in this scope. An error says that there is no such scope, or that something ran out.
     fn find_in(
         scope: Option<Scope>,
         settings: &SandboxBuilder,
         watched: &[PathBuf],
-    ) -> Result<(Self, Option<Zygote>), LaunchError> {
+    ) -> Result<(Self, Option<Zygote>), NoZygote> {
         let uid = settings.user.unwrap_or(NOBODYS);
         let mut offer = Self {
             level: Level::None,
@@ -114,7 +136,7 @@ impl Offer {
         if let Some(starting) = starting {
             match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
                 Ok(started) => zygote = Some(started),
-                Err(none) if none.ran_out() => return Err(none.into_launch_error()),
+                Err(none) if offer.stops_at(&none) => return Err(none),
                 Err(none) => offer.missing.push(Missing {
                     level: Level::NoNamespaces,
                     what: none.to_string(),
@@ -128,7 +150,7 @@ impl Offer {
             let starting = offer.begin(settings, None, watched);
             match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
                 Ok(started) => zygote = Some(started),
-                Err(none) if none.ran_out() => return Err(none.into_launch_error()),
+                Err(none) if offer.stops_at(&none) => return Err(none),
                 Err(none) => {
                     offer.missing.push(Missing {
                         level: Level::None,
@@ -166,6 +188,11 @@ impl Offer {
             let subject = format!("the cgroup: {} {}", error.action, error.path.display());
             LaunchError { hint: error.hint, ..LaunchError::new(LaunchStep::Sandbox, subject, error.source) }
         })
+    }
+
+    /// Whether no less is to be tried when there is no zygote.
+    fn stops_at(&self, none: &NoZygote) -> bool {
+        none.ran_out() || (self.scope.is_some() && !matches!(none, NoZygote::Setup(_)))
     }
 
     fn look_for_cgroups(&mut self, settings: &SandboxBuilder, system: System) {
@@ -361,6 +388,7 @@ impl fmt::Display for NoZygote {
             NoZygote::Died => f.write_str(
                 "the zygote died as soon as it was started; was it killed? the next call starts another",
             ),
+            NoZygote::NoScope(status) => write!(f, "`systemd-run` ended with {status}"),
             NoZygote::Setup(failure) => f.write_str(&sentence(failure)),
         }
     }
@@ -370,7 +398,7 @@ impl NoZygote {
     fn errno(&self) -> i32 {
         match self {
             NoZygote::Start(_, error) => error.raw_os_error().unwrap_or(0),
-            NoZygote::Died => 0,
+            NoZygote::Died | NoZygote::NoScope(_) => 0,
             NoZygote::Setup(failure) => failure.errno,
         }
     }
@@ -397,7 +425,7 @@ impl NoZygote {
     fn hint(&self) -> String {
         match self {
             NoZygote::Setup(failure) => hints::setup(failure, &Facts::gather()),
-            NoZygote::Start(..) | NoZygote::Died => {
+            NoZygote::Start(..) | NoZygote::Died | NoZygote::NoScope(_) => {
                 "name a zygote's program that can be started here (`Sandbox::builder().zygote(…)`), or a folder for ours where \
                  programs may be executed (`temp_dir(…)`)"
                     .into()
