@@ -4,11 +4,13 @@
 //! shown ([`view`]), which limits hold, which level that comes to, and what to say where a machine cannot do it.
 
 mod ahead;
+mod builder;
 mod doctor;
 mod handover;
 mod hints;
 mod installed;
 mod kernel;
+mod known;
 mod mounts;
 mod names;
 mod nascent;
@@ -25,12 +27,11 @@ mod view;
 mod zygote;
 
 use std::{
-    collections::HashMap,
     fs::File,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -42,12 +43,14 @@ use rustix::{
 };
 use tool_zygote::protocol::{Bytes, Launch};
 
+pub use self::builder::SandboxBuilder;
 pub use self::doctor::{
     CgroupFound, Examination, FolderFound, LandlockFound, Owners, Remark, Trial, ZygoteFound,
 };
 pub(crate) use self::view::PROTECTED;
 use self::{
     handover::Handover,
+    known::{State, is_over},
     mounts::Mounts,
     names::Written,
     nascent::{Parts, Unborn},
@@ -57,10 +60,10 @@ use self::{
     shown::Shown,
     terms::{describe, limits, not_held, want},
     view::View,
-    zygote::{NoZygote, Source, Zygote},
+    zygote::Zygote,
 };
 use crate::{
-    cgroup::{Cgroups, Scope},
+    cgroup::Cgroups,
     launch::{LaunchError, LaunchSpec, LaunchStep, Launched, Launcher, Missing, Stdin},
     level::{Enforced, Level, Proc},
     policy::{Network, Policy, ResourceLimits},
@@ -78,21 +81,6 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Sandbox(Arc<Inner>);
 
-/// Sets a [`Sandbox`] up.
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct SandboxBuilder {
-    highest: Level,
-    user: Option<u32>,
-    source: Option<PathBuf>,
-    temp_dir: PathBuf,
-    cgroup: Option<PathBuf>,
-    without_cgroup: bool,
-    /// In place of what systemd makes.
-    #[cfg(test)]
-    scope: Option<Scope>,
-}
-
 #[derive(Debug)]
 struct Inner {
     settings: SandboxBuilder,
@@ -106,16 +94,6 @@ struct Inner {
     sandboxes: Arc<()>,
 }
 
-/// What there is once something was launched.
-#[derive(Debug, Default)]
-struct State {
-    offer: Option<Arc<Offer>>,
-    /// By the user on the host.
-    zygotes: HashMap<Option<u32>, Arc<Zygote>>,
-    /// By user and group on disk, and the tool's user.
-    id_maps: HashMap<((u32, u32), u32), Arc<OwnedFd>>,
-}
-
 /// How many maps of users are kept. Each is one descriptor; nearly all calls need the same one or two.
 const MOST_ID_MAPS: usize = 32;
 
@@ -124,75 +102,6 @@ const TMP: (u64, u64) = (1 << 30, 100_000);
 /// How many processes and threads a call may have when nobody says anything; and files a process.
 const PIDS: u32 = 1024;
 const OPEN_FILES: u64 = 4096;
-
-impl Default for SandboxBuilder {
-    fn default() -> Self {
-        Self {
-            highest: Level::Full,
-            user: None,
-            source: None,
-            temp_dir: "/tmp".into(),
-            cgroup: None,
-            without_cgroup: false,
-            #[cfg(test)]
-            scope: None,
-        }
-    }
-}
-
-impl SandboxBuilder {
-    /// Uses no more than this level, even where there is more. Default: [`Level::Full`].
-    pub fn highest(mut self, level: Level) -> Self {
-        self.highest = level;
-        self
-    }
-
-    /// The user that tools run as on the host, if we are root. Default: 65519, the last of those that systemd hands out to
-    /// services for as long as they run, and so nobody's for ever. Where that one does not exist (we are root of a user namespace
-    /// with nobody else in it), tools run as we do, as they do for who is not root; never as the machine's root.
-    pub fn user(mut self, user: u32) -> Self {
-        self.user = Some(user);
-        self
-    }
-
-    /// The zygote's program. Default: the one that this library carries.
-    pub fn zygote(mut self, program: impl Into<PathBuf>) -> Self {
-        self.source = Some(program.into());
-        self
-    }
-
-    /// Where the zygote's program is put for a moment if the kernel does not execute it from memory. Default `/tmp`.
-    pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.temp_dir = folder.into();
-        self
-    }
-
-    /// A cgroup (version 2) that was delegated to us, to make those of calls in. Default: found, or had from systemd: where we are
-    /// in the scope of a session, `systemd-run` makes one for the zygote.
-    pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.cgroup = Some(folder.into());
-        self
-    }
-
-    /// Makes no cgroups, and asks nobody for any. Limits hold for each process by itself, and the level is
-    /// [`Level::NoCgroup`] at most.
-    pub fn without_cgroup(mut self) -> Self {
-        self.without_cgroup = true;
-        self
-    }
-
-    /// The launcher. Nothing is tried out yet.
-    pub fn build(self) -> Sandbox {
-        Sandbox(Arc::new(Inner {
-            settings: self,
-            state: Mutex::default(),
-            starting: Mutex::default(),
-            watched: Mutex::default(),
-            written: Written::default(),
-            sandboxes: Arc::default(),
-        }))
-    }
-}
 
 impl Default for Sandbox {
     fn default() -> Self {
@@ -318,6 +227,17 @@ fn bytes(path: impl AsRef<Path>) -> Bytes {
 }
 
 impl Inner {
+    fn new(settings: SandboxBuilder) -> Self {
+        Self {
+            settings,
+            state: Mutex::default(),
+            starting: Mutex::default(),
+            watched: Mutex::default(),
+            written: Written::default(),
+            sandboxes: Arc::default(),
+        }
+    }
+
     fn launch(&self, offer: &Arc<Offer>, mut spec: LaunchSpec) -> Result<Launched, LaunchError> {
         let namespaced = offer.level >= Level::NoCgroup;
         let name = spec.program.to_string_lossy().into_owned();
@@ -452,95 +372,6 @@ impl Inner {
         }
         Ok(Launched { process: Box::new(process), exit, gone: Some(gone), stdin, stdout, stderr, enforced })
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn starting(&self) -> MutexGuard<'_, ()> {
-        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn watched(&self) -> MutexGuard<'_, Vec<PathBuf>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The zygote for this user; a new one if there is none, or none any more.
-    fn zygote(&self, offer: &Arc<Offer>, user: Option<(u32, u32)>) -> Result<Arc<Zygote>, LaunchError> {
-        let key = user.map(|(uid, _)| uid);
-        let living = || {
-            let state = self.state();
-            if is_over(&state, offer) {
-                return Err(died(Errno::PIPE.into()));
-            }
-            Ok(state.zygotes.get(&key).filter(|zygote| !zygote.is_gone()).cloned())
-        };
-        if let Some(zygote) = living()? {
-            return Ok(zygote);
-        }
-        let _starting = self.starting();
-        // Whoever was before us has started one.
-        if let Some(zygote) = living()? {
-            return Ok(zygote);
-        }
-        let watched = self.watched().clone();
-        let zygote = offer.start(&self.settings, user, &watched).map_err(NoZygote::into_launch_error)?;
-        let zygote = Arc::new(zygote);
-        let before = self.state().zygotes.insert(key, Arc::clone(&zygote));
-        drop(before);
-        Ok(zygote)
-    }
-
-    /// What this machine can do, tried out once; where that lies in a scope of systemd's, once for each.
-    fn offer(&self) -> Result<Arc<Offer>, LaunchError> {
-        if let Some(offer) = self.known_offer() {
-            return Ok(offer);
-        }
-        let _starting = self.starting();
-        if let Some(offer) = self.known_offer() {
-            return Ok(offer);
-        }
-        let before = self.state().offer.clone();
-        let watched = self.watched().clone();
-        let (offer, zygote) = Offer::find(&self.settings, &watched, before.as_deref())?;
-        let offer = Arc::new(offer);
-        let (key, zygote) = (offer.user.map(|(uid, _)| uid), zygote.map(Arc::new));
-        let mut state = self.state();
-        state.offer = Some(Arc::clone(&offer));
-        let gone = zygote.and_then(|zygote| state.zygotes.insert(key, zygote));
-        drop(state);
-        // Neither while others wait for the lock.
-        drop((before, gone));
-        Ok(offer)
-    }
-
-    /// What was found out before. Each keeper knows all folders to watch afterwards: whoever makes something in them asks for
-    /// the offer first.
-    fn known_offer(&self) -> Option<Arc<Offer>> {
-        let state = self.state();
-        let offer = Arc::clone(state.offer.as_ref()?);
-        if is_over(&state, &offer) {
-            return None;
-        }
-        let watched = self.watched();
-        let untold = state.zygotes.values().filter(|zygote| zygote.has_to_watch(&watched));
-        let untold: Vec<_> = untold.cloned().collect();
-        if !untold.is_empty() {
-            let folders = watched.clone();
-            drop((watched, state));
-            untold.iter().for_each(|zygote| zygote.watch(&folders));
-        }
-        Some(offer)
-    }
-}
-
-/// Whether the scope of systemd's that this was found in is gone: that goes with its zygote, and then it has been found out anew,
-/// or is to be.
-fn is_over(state: &State, offer: &Arc<Offer>) -> bool {
-    let key = offer.user.map(|(uid, _)| uid);
-    let is_current = || state.offer.as_ref().is_some_and(|now| Arc::ptr_eq(now, offer));
-    let lives = || state.zygotes.get(&key).is_some_and(|zygote| !zygote.is_gone());
-    offer.scope.is_some() && !(is_current() && lives())
 }
 
 fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -553,27 +384,6 @@ fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 fn died(error: io::Error) -> LaunchError {
     LaunchError::new(LaunchStep::Zygote, "a new sandbox", error)
         .hint("the zygote was killed, or the machine is out of memory; the next call starts a new one")
-}
-
-impl SandboxBuilder {
-    fn wants_cgroups(&self) -> bool {
-        !self.without_cgroup && matches!(self.highest, Level::Full | Level::NoNamespaces)
-    }
-
-    fn scope(&self) -> Option<Scope> {
-        #[cfg(test)]
-        if self.scope.is_some() {
-            return self.scope.clone();
-        }
-        (self.wants_cgroups() && self.cgroup.is_none()).then(Scope::find).flatten()
-    }
-
-    fn source(&self) -> Source {
-        match &self.source {
-            Some(path) => Source::File(path.clone()),
-            None => Source::Carried { temp_dir: self.temp_dir.clone() },
-        }
-    }
 }
 
 /// Whether we are root, in whatever group, and so can hand files and processes to somebody else.
