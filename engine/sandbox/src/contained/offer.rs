@@ -88,7 +88,7 @@ impl Offer {
                  prevents that); the next call asks again; without cgroups (`--cgroup none`) nobody is asked",
             ));
         }
-        tracing::warn!(why, "systemd makes no scope for the sandboxes");
+        tracing::info!(why, "systemd makes no scope for the sandboxes");
         let (mut offer, zygote) = bare()?;
         for missing in offer.missing.iter_mut().filter(|missing| missing.level == Level::NoCgroup) {
             missing.what = format!("{}; and in a scope from systemd: {why}", missing.what);
