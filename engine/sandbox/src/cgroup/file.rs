@@ -85,7 +85,12 @@ fn remove_below(folder: &Path, rmdir: fn(&Path) -> io::Result<()>, depth: u32) -
         Err(error) if depth > 0 && is_busy(&error) => {}
         other => return other,
     }
-    for entry in fs::read_dir(folder)?.flatten() {
+    let entries = match fs::read_dir(folder) {
+        // Somebody else removes it, too: systemd does when it ends a scope.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             // What stays is found out by the last call.
             let _ = remove_below(&entry.path(), rmdir, depth - 1);
@@ -102,6 +107,18 @@ pub(super) fn is_busy(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_else_removes_meanwhile_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("cgroup");
+        fs::create_dir(&folder).unwrap();
+        let busy_and_then_gone = |path: &Path| {
+            let _ = fs::remove_dir(path);
+            Err(Errno::BUSY.into())
+        };
+        assert!(remove(&folder, busy_and_then_gone).is_ok());
+    }
 
     #[test]
     fn a_key_is_a_whole_word() {
