@@ -390,3 +390,30 @@ fn died(error: io::Error) -> LaunchError {
 fn is_root() -> bool {
     geteuid().is_root()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What there is may have changed since it was asked for.
+    #[test]
+    fn below_what_it_needs_nothing_is_launched() {
+        for highest in [Level::None, Level::Basic] {
+            let sandbox = Sandbox::builder().highest(highest).build();
+            let spec = LaunchSpec {
+                execution: "x".into(),
+                program: "/bin/true".into(),
+                args: Vec::new(),
+                env: Vec::new(),
+                workdir: None,
+                stdin: Stdin::Null,
+                policy: Policy::default(),
+                resources: ResourceLimits::default(),
+                shows: Vec::new(),
+                private: None,
+            };
+            let refused = sandbox.launch(spec).unwrap_err();
+            assert!(refused.to_string().contains("needed is level 3"), "{refused}");
+        }
+    }
+}

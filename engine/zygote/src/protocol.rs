@@ -157,8 +157,7 @@ macro_rules! kinds {
 }
 
 message! {
-    /// Engine → keeper, in a memory file. The first message is [`VERSION`]; beside it: a pidfd of the engine, the zygote's
-    /// socket, and that file, at its beginning.
+    /// Engine → keeper, in the first message, behind [`VERSION`]; beside it: a pidfd of the engine, and the zygote's socket.
     Init {
         /// Change to this user and group first. Only root can.
         user: Option<(u32, u32)>,

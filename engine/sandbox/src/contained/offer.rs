@@ -134,7 +134,7 @@ impl Offer {
         }
         let mut zygote = None;
         if let Some(starting) = starting {
-            match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
+            match starting.and_then(|starting| offer.complete(settings, starting)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if offer.stops_at(&none) => return Err(none),
                 Err(none) => offer.missing.push(Missing {
@@ -148,7 +148,7 @@ impl Offer {
             offer.namespaces = false;
             offer.user = None;
             let starting = offer.begin(settings, None, watched);
-            match starting.and_then(Starting::set_up).and_then(|zygote| offer.complete(settings, zygote)) {
+            match starting.and_then(|starting| offer.complete(settings, starting)) {
                 Ok(started) => zygote = Some(started),
                 Err(none) if offer.stops_at(&none) => return Err(none),
                 Err(none) => {
@@ -204,14 +204,15 @@ impl Offer {
         }
     }
 
-    /// With this zygote: where it is in a scope there are the cgroups.
-    fn complete(&mut self, settings: &SandboxBuilder, zygote: Zygote) -> Result<Zygote, NoZygote> {
+    /// Waits for this zygote; where it is in a scope, there are the cgroups.
+    fn complete(&mut self, settings: &SandboxBuilder, starting: Starting) -> Result<Zygote, NoZygote> {
+        let zygote = starting.set_up(self.cgroup_folders())?;
         if self.scope.is_some()
             && let Some(keeper) = zygote.keeper()
         {
             self.look_for_cgroups(settings, System::real().seen_by(keeper));
+            zygote.keep_clean(self.cgroup_folders())?;
         }
-        zygote.keep_clean(self.cgroup_folders())?;
         Ok(zygote)
     }
 
@@ -222,9 +223,7 @@ impl Offer {
         user: Option<(u32, u32)>,
         watched: &[PathBuf],
     ) -> Result<Zygote, NoZygote> {
-        let zygote = Starting::begin(&settings.source(), self.init(user), None, watched)?.set_up()?;
-        zygote.keep_clean(self.cgroup_folders())?;
-        Ok(zygote)
+        Starting::begin(&settings.source(), self.init(user), None, watched)?.set_up(self.cgroup_folders())
     }
 
     fn begin(

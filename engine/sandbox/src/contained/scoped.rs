@@ -71,7 +71,7 @@ impl Maker {
         let prefix = Bytes(Vec::new());
         let init = Init { user: None, inside: (1000, 1000), namespaces: true, prefix, scope: None };
         let source = Source::Carried { temp_dir: "/tmp".into() };
-        Starting::begin(&source, init, Some(&self.scope), &[]).and_then(Starting::set_up)
+        Starting::begin(&source, init, Some(&self.scope), &[]).and_then(|starting| starting.set_up([]))
     }
 }
 

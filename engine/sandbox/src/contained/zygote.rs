@@ -151,10 +151,10 @@ impl Starting {
         }
     }
 
-    /// Waits until it is set up.
-    pub(super) fn set_up(self) -> Result<Zygote, NoZygote> {
+    /// Waits until it is set up. When we die, from before that on, its keeper removes these cgroups.
+    pub(super) fn set_up(self, cgroups: impl IntoIterator<Item = PathBuf>) -> Result<Zygote, NoZygote> {
         let Self(mut zygote) = self;
-        match zygote.hear_hello() {
+        match zygote.keep_clean(cgroups).and_then(|()| zygote.hear_hello()) {
             Ok(()) => Ok(zygote),
             Err(none) => Err(zygote.gone(none)),
         }
@@ -492,7 +492,7 @@ mod tests {
     fn that_one_has_died_is_told_however_early_it_does() {
         let watched = many();
         for watched in [&watched[..], &[]].repeat(10) {
-            let ended = begin(Path::new("/bin/true"), watched).and_then(Starting::set_up);
+            let ended = begin(Path::new("/bin/true"), watched).and_then(|starting| starting.set_up([]));
             assert!(matches!(ended, Err(NoZygote::Died)), "{ended:?}");
         }
     }
@@ -506,7 +506,7 @@ mod tests {
         let watched = many();
         let starting = begin(&deaf, &watched).unwrap();
         assert!(starting.0.has_to_watch(&watched), "it was told of as many as there was room for");
-        let given_up = starting.0.keep_clean(["/nowhere".into()]);
+        let given_up = starting.set_up(["/nowhere".into()]);
         assert!(matches!(given_up, Err(NoZygote::Start(..))), "{given_up:?}");
     }
 }
